@@ -1,0 +1,1 @@
+"""Tunegate: an inference gateway for fine-tuned models."""

@@ -1,0 +1,1 @@
+"""Whether a call may start: limits and budgets, reserved and settled in one atomic script each."""

@@ -1,0 +1,1 @@
+"""The admin API `/admin/v1`: tenants, teams, keys, limits, routes, adapters, usage."""

@@ -1,0 +1,1 @@
+"""Complete answers kept within one tenant and one scope: exact, then semantic."""

@@ -1,0 +1,122 @@
+"""The contracts between stages. A Protocol stands here only where two real implementations or a forbidden import earn it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.types import (
+    AdapterVersion,
+    CachedAnswer,
+    Call,
+    Choice,
+    Endpoint,
+    KeyRecord,
+    LedgerEntry,
+    Principal,
+    RateLimitState,
+    Route,
+    Target,
+)
+
+
+class Policy(Protocol):
+    """The last known truth from SQL, in memory: every lookup is a dict access and never waits."""
+
+    def key(self, digest: bytes) -> KeyRecord | None:
+        """The key whose secret has this SHA-256 digest (32 bytes)."""
+        ...
+
+    def route(self, tenant_id: str, name: str) -> Route | None:
+        """The tenant's own route of that name, else the shared one."""
+        ...
+
+    def routes(self, tenant_id: str) -> Sequence[Route]:
+        """Every route the tenant can name, sorted by name."""
+        ...
+
+    def adapter(self, tenant_id: str, name: str, alias: str) -> AdapterVersion | None:
+        """The version that the tenant's alias points at."""
+        ...
+
+
+class Reservation(Protocol):
+    """Money and tokens held for one request until it is settled exactly once."""
+
+    state: RateLimitState
+    reserved_microusd: int
+    reserved_tokens: int
+
+    async def settle(self, entry: LedgerEntry) -> None:
+        """Replace the held estimate by the true usage and append the ledger entry, in one atomic script. Idempotent."""
+        ...
+
+
+class Admission(Protocol):
+    """Decides in one round trip whether a call may start, and holds what it may cost."""
+
+    async def reserve(self, principal: Principal, call: Call, choice: Choice, request_id: str) -> Reservation:
+        """Raise RateLimited, QuotaExhausted or Unavailable, or hold tokens and money until `settle`."""
+        ...
+
+
+class Cache(Protocol):
+    """Complete answers, within one tenant and one scope only."""
+
+    async def lookup(self, principal: Principal, call: Call, choice: Choice) -> CachedAnswer | None:
+        """A stored answer that may stand for this call's own, or None."""
+        ...
+
+    async def store(self, principal: Principal, call: Call, choice: Choice, body: bytes) -> None:
+        """Keep a complete, successful, non-streaming answer body; refuses what must not be replayed."""
+        ...
+
+
+class Placement(Protocol):
+    """Turns a target into an address, and keeps the adapter loaded there while the call runs."""
+
+    def place(self, target: Target, affinity: str) -> AbstractAsyncContextManager[Endpoint]:
+        """Choose a provider address or a replica (loading the adapter first if it must); raise Unavailable if none can serve."""
+        ...
+
+
+class Upstream(Protocol):
+    """An open answer from an upstream: head received, body running. Closing it aborts the upstream's work."""
+
+    status: int
+    content_type: bytes
+    endpoint: Endpoint
+
+    def blocks(self) -> AsyncIterator[bytes]:
+        """The body's bytes as they arrive; raises UpstreamFailed when it breaks off or idles too long."""
+        ...
+
+
+class Backend(Protocol):
+    """Sends one call to one address."""
+
+    def open(self, endpoint: Endpoint, call: Call, request_id: str) -> AbstractAsyncContextManager[Upstream]:
+        """Send and wait for the head; raise UpstreamFailed (retriable elsewhere) or UpstreamRefused (4xx)."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors."""
+
+    dimensions: int
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), dimensions), rows of length 1; never blocks the event loop."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """Counts tokens of a text, at least roughly, without I/O."""
+
+    def __call__(self, text: str) -> int:
+        """Tokens in `text`."""
+        ...

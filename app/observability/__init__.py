@@ -1,0 +1,1 @@
+"""Metrics, traces and logs; never prompt text, never secrets."""

@@ -1,0 +1,1 @@
+"""Which replica serves an adapter, and making sure that the adapter is there."""

@@ -1,0 +1,1 @@
+"""What happened: usage, cost, outcome; settled once and brought to SQL once."""

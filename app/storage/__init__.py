@@ -1,0 +1,1 @@
+"""Redis, SQL and the object store: clients and tables, no decisions."""

@@ -1,0 +1,350 @@
+"""The values that travel between the stages of a request: frozen, without behaviour that does I/O.
+
+Units are in the names. Money is always whole micro-dollars (1 USD = 1_000_000), tokens are whole numbers,
+wall-clock instants are seconds since the Unix epoch. Nothing here imports another module of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+
+class Operation(StrEnum):
+    """What a caller asks for; also the scope a key may hold."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    MODELS = "models"
+
+
+class AccountKind(StrEnum):
+    """Who a limit or a budget belongs to, narrowest first."""
+
+    KEY = "key"
+    TEAM = "team"
+    TENANT = "tenant"
+
+
+class Outcome(StrEnum):
+    """How a request ended: a field of the ledger entry and a metric label, never extended at run time."""
+
+    OK = "ok"
+    CACHE_EXACT = "cache_exact"
+    CACHE_SEMANTIC = "cache_semantic"
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_FAILED = "upstream_failed"
+    UPSTREAM_BROKE = "upstream_broke"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+class CacheStatus(StrEnum):
+    """The value of the `x-cache` response header."""
+
+    EXACT = "exact"
+    SEMANTIC = "semantic"
+    MISS = "miss"
+    BYPASS = "bypass"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one account may use; `None` means no limit of that kind."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    concurrent_requests: int | None = None
+    budget_day_microusd: int | None = None
+    budget_month_microusd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One holder of limits that a request is charged to."""
+
+    kind: AccountKind
+    id: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling, proved: tenant, team, key, what it may do, and every account it is charged to."""
+
+    tenant_id: str
+    team_id: str | None
+    key_id: str
+    operations: frozenset[Operation]
+    routes: frozenset[str] | None
+    accounts: tuple[Account, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Micro-dollars per million tokens (so 0.15 USD per million input tokens is 150_000)."""
+
+    input_microusd_per_mtok: int
+    output_microusd_per_mtok: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderTarget:
+    """A model of a configured OpenAI-compatible provider."""
+
+    provider: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTarget:
+    """An adapter of the *calling* tenant on a vLLM pool, named by alias; `adapter=None` is the pool's base model."""
+
+    pool: str
+    adapter: str | None = None
+    alias: str = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedTarget:
+    """The sentence-embedding model inside the gateway (all-MiniLM-L6-v2)."""
+
+    model: str = "minilm"
+
+
+TargetSpec = ProviderTarget | AdapterTarget | EmbeddedTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One arm of a route; weight 0 or `enabled=False` (the kill switch) takes no new traffic."""
+
+    name: str
+    weight: int
+    target: TargetSpec
+    fallback: TargetSpec | None = None
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """What a route keeps; off unless asked for."""
+
+    exact: bool = False
+    semantic: bool = False
+    threshold: float = 0.92
+    ttl_seconds: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A public model name; `tenant_id=None` is shared by all tenants (its adapter still belongs to the caller)."""
+
+    name: str
+    tenant_id: str | None
+    variants: tuple[Variant, ...]
+    cache: CachePolicy = CachePolicy()
+    enabled: bool = True
+    created_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """An immutable adapter: `id` is `tenant--name@sha12`, `path` is content-addressed and readable by every replica."""
+
+    id: str
+    tenant_id: str
+    name: str
+    sha256: str
+    path: str
+    base_model: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a call may go: a provider's model, a pool's base model, or one adapter version on a pool."""
+
+    upstream: str
+    model: str
+    price: Price
+    adapter: AdapterVersion | None = None
+    is_pool: bool = False
+    is_embedded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A routed call: the variant taken and its targets in the order in which they are tried (first byte decides)."""
+
+    route: Route
+    variant: str
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request as it came: header names are lower case, the body is complete and within its limit."""
+
+    id: str
+    operation: Operation
+    path: str
+    headers: Mapping[bytes, bytes]
+    body: bytes
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The typed part of a request body. `body` is the caller's own bytes; `fields` is the decoded object for the cache key."""
+
+    operation: Operation
+    route: str
+    body: bytes
+    fields: Mapping[str, Any]
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    choices: int
+    user: str | None
+    prompt_tokens_estimate: int
+    cache_control: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the upstream counted them; `estimated` when the upstream did not say."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address to send one call to, chosen by placement; `model` is the name that upstream knows."""
+
+    upstream: str
+    base_url: str
+    model: str
+    headers: Mapping[str, str]
+    replica: str | None = None
+    connect_timeout_seconds: float = 2.0
+    first_byte_timeout_seconds: float = 120.0
+    idle_timeout_seconds: float = 60.0
+    total_timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """A stored complete answer: the JSON body of a non-streaming reply and what it once cost."""
+
+    body: bytes
+    status: CacheStatus
+    stored_at: float
+
+
+@dataclass(slots=True)
+class Reply:
+    """What goes back to the caller: a head that is final, and a body that may still be running.
+
+    `body` yields bytes blocks; for a stream each block ends on an event border.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: AsyncIterator[bytes]
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One append-only line of the ledger: who used what, how much of it, at what cost, and how it ended."""
+
+    request_id: str
+    tenant_id: str
+    team_id: str | None
+    key_id: str
+    user_hash: str | None
+    operation: Operation
+    route: str
+    variant: str
+    upstream: str
+    model: str
+    adapter_version: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    estimated: bool
+    cost_microusd: int
+    saved_microusd: int
+    outcome: Outcome
+    status: int
+    started_at: float
+    latency_ms: int
+    first_byte_ms: int | None
+    cache: CacheStatus = CacheStatus.BYPASS
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitState:
+    """What the `x-ratelimit-*` headers say of the tightest account; `None` where nothing is limited. Resets are in ms."""
+
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    reset_requests_ms: int | None = None
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    reset_tokens_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A stored key as the policy snapshot holds it; the secret itself is nowhere, only its SHA-256."""
+
+    principal: Principal
+    expires_at: float | None = None
+    revoked: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """An OpenAI-compatible service from the configuration; the key is sent upstream and never printed."""
+
+    name: str
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    connect_timeout_seconds: float = 2.0
+    first_byte_timeout_seconds: float = 120.0
+    idle_timeout_seconds: float = 60.0
+    total_timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """vLLM replicas that serve one base model; sizes are vLLM's own `--max-loras` and `--max-cpu-loras`."""
+
+    name: str
+    replicas: tuple[str, ...]
+    base_model: str
+    max_loras: int = 1
+    max_cpu_loras: int = 1
+    api_key: str | None = field(default=None, repr=False)
+    connect_timeout_seconds: float = 2.0
+    first_byte_timeout_seconds: float = 120.0
+    idle_timeout_seconds: float = 60.0
+    total_timeout_seconds: float = 600.0
+    load_timeout_seconds: float = 30.0
