@@ -144,7 +144,7 @@ class UpstreamRefused(GatewayError):
 
 
 class UpstreamFailed(GatewayError):
-    """The upstream could not be reached, answered 5xx, or broke off; another target may be tried before the first byte."""
+    """The upstream could not be reached, answered 5xx, or broke off; before the first byte another may be tried."""
 
     status = 502
     type = "server_error"

@@ -1,4 +1,7 @@
-"""The contracts between stages. A Protocol stands here only where two real implementations or a forbidden import earn it."""
+"""The contracts between stages.
+
+A Protocol stands here only where a second implementation, or an import that the layers forbid, earns it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from app.types import (
     RateLimitState,
     Route,
     Target,
+    Usage,
 )
 
 
@@ -67,6 +71,10 @@ class Admission(Protocol):
 class Cache(Protocol):
     """Complete answers, within one tenant and one scope only."""
 
+    def wants(self, call: Call, choice: Choice) -> bool:
+        """Whether this call's answer may be looked up and kept at all."""
+        ...
+
     async def lookup(self, principal: Principal, call: Call, choice: Choice) -> CachedAnswer | None:
         """A stored answer that may stand for this call's own, or None."""
         ...
@@ -80,7 +88,7 @@ class Placement(Protocol):
     """Turns a target into an address, and keeps the adapter loaded there while the call runs."""
 
     def place(self, target: Target, affinity: str) -> AbstractAsyncContextManager[Endpoint]:
-        """Choose a provider address or a replica (loading the adapter first if it must); raise Unavailable if none can serve."""
+        """Choose a provider address or a replica, loading the adapter first if it must; or raise Unavailable."""
         ...
 
 
@@ -119,4 +127,32 @@ class TokenCounter(Protocol):
 
     def __call__(self, text: str) -> int:
         """Tokens in `text`."""
+        ...
+
+
+class Meter(Protocol):
+    """Counts what a running answer has used so far."""
+
+    def usage(self) -> Usage:
+        """As the upstream counted it, or estimated from what was relayed."""
+        ...
+
+
+class Record(Protocol):
+    """The open account of one request: told what happens, settled once when the answer ends or breaks off."""
+
+    def sent(self, target: Target) -> None:
+        """The call has gone to this target: from here on it may cost something."""
+        ...
+
+    def first_byte(self) -> None:
+        """The first byte of the answer is here."""
+        ...
+
+    def metered(self, target: Target, meter: Meter) -> None:
+        """Name the target that answers and the meter that knows what it used."""
+        ...
+
+    async def settle(self) -> None:
+        """The answer is complete: charge it and write it down. Later calls do nothing."""
         ...

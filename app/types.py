@@ -6,11 +6,11 @@ wall-clock instants are seconds since the Unix epoch. Nothing here imports anoth
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
+import msgspec
 
 
 class Operation(StrEnum):
@@ -190,24 +190,23 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request as it came: header names are lower case, the body is complete and within its limit."""
+    """An HTTP request as it came: header names are lower case; `read` gives the whole body, or raises BodyTooLarge."""
 
     id: str
     operation: Operation
-    path: str
     headers: Mapping[bytes, bytes]
-    body: bytes
+    read: Callable[[], Awaitable[bytes]]
     received_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The typed part of a request body. `body` is the caller's own bytes; `fields` is the decoded object for the cache key."""
+    """The typed part of a request body. `body` is the caller's own bytes, `fields` its top level as raw JSON values."""
 
     operation: Operation
     route: str
     body: bytes
-    fields: Mapping[str, Any]
+    fields: Mapping[str, msgspec.Raw]
     stream: bool
     include_usage: bool
     max_tokens: int | None
@@ -300,7 +299,7 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """What the `x-ratelimit-*` headers say of the tightest account; `None` where nothing is limited. Resets are in ms."""
+    """What the `x-ratelimit-*` headers say of the tightest account; `None` where nothing is limited, resets in ms."""
 
     limit_requests: int | None = None
     remaining_requests: int | None = None

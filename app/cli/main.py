@@ -1,0 +1,115 @@
+"""The `tunegate` command: run the gateway, the engine or the demo, look after an installation, administer it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli import admin
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+app = typer.Typer(
+    name="tunegate",
+    no_args_is_help=True,
+    add_completion=False,
+    help="An inference gateway for fine-tuned models. Start with `tunegate demo`.",
+    rich_markup_mode=None,
+)
+admin.register(app)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default ./tunegate.yaml if there.")]
+Json = Annotated[bool, typer.Option("--json", help="Plain JSON on standard output.")]
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Run the gateway; with no settings on embedded Redis and SQLite under ./.tunegate."""
+    from app.main import serve as run
+
+    raise typer.Exit(run(_settings(config)))
+
+
+@app.command()
+def migrate(config: Config = None) -> None:
+    """Bring the SQL schema up to date and leave; `serve` does the same at its start."""
+    import asyncio
+
+    from app.lifespan import migrate_database
+
+    asyncio.run(migrate_database(_settings(config)))
+
+
+@app.command()
+def engine(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port to listen on.")] = 8001,
+    model: Annotated[
+        Path | None, typer.Option(help="Llama folder; default: the tiny model inside the package.")
+    ] = None,
+    max_loras: Annotated[int, typer.Option(help="Adapters per batch.")] = 2,
+    max_cpu_loras: Annotated[int, typer.Option(help="Adapters kept in host memory.")] = 4,
+    max_lora_rank: Annotated[int, typer.Option(help="Largest adapter rank.")] = 16,
+) -> None:
+    """Run the reference engine: vLLM's HTTP contract on a tiny real Llama, on a CPU."""
+    from app.engine.main import run
+    from app.engine.options import EngineOptions
+
+    chosen = {"model": model} if model else {}
+    run(
+        EngineOptions(
+            host=host,
+            port=port,
+            max_loras=max_loras,
+            max_cpu_loras=max_cpu_loras,
+            max_lora_rank=max_lora_rank,
+            **chosen,
+        )
+    )
+
+
+@app.command()
+def demo(
+    data: Annotated[Path, typer.Option(help="Folder of the demo's stores and keys.")] = Path(".tunegate"),
+    port: Annotated[int, typer.Option(help="TCP port of the gateway.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="TCP port of /metrics.")] = 9100,
+    engine_port: Annotated[int, typer.Option(help="TCP port of the reference engine.")] = 8001,
+) -> None:
+    """Start the engine and the gateway with three tenants, and print what to try. Ctrl-C ends both."""
+    from app.cli.demo import Demo
+
+    raise typer.Exit(Demo(data.resolve(), port, metrics_port, engine_port).run())
+
+
+@app.command()
+def doctor(
+    config: Config = None,
+    probe: Annotated[str | None, typer.Option(help="Only ask this address; exit code 0 when it answers 200.")] = None,
+    json: Json = False,
+) -> None:
+    """Check what this machine lacks, part by part, with advice."""
+    from app.cli.doctor import examine, probe_address, show
+
+    if probe is not None:
+        raise typer.Exit(0 if probe_address(probe) else 1)
+    findings = examine(config)
+    show(findings, as_json=json)
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _settings(config: Path | None) -> Settings:
+    from app.settings import SettingsError, load
+
+    try:
+        return load(config)
+    except SettingsError as exc:
+        typer.echo(f"tunegate: the settings cannot be used:\n{exc}", err=True)
+        raise typer.Exit(2) from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,300 @@
+"""All configuration: one file (`tunegate.yaml`), and environment variables that override it, checked before the start.
+
+Environment names are `TUNEGATE_` plus the path with double underscores (`TUNEGATE_SERVER__PORT=8080`); the names that
+the platform world already uses work too: REDIS_URL, DATABASE_URL, OPENAI_API_KEY, OPENAI_BASE_URL, VLLM_URLS.
+Every field says its unit in its name and its meaning in its description. Unknown fields are refused, with the line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.types import Pool, Price, Provider
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the text names the file, the line and the field."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(_Section):
+    """Where the gateway listens and what it accepts."""
+
+    host: str = Field(default="127.0.0.1", description="Address of the public API.")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port of the public API.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics.")
+    metrics_port: int = Field(default=9100, ge=0, le=65535, description="TCP port of /metrics; 0 switches it off.")
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
+    body_timeout_seconds: Seconds = Field(default=30.0, description="Longest time for a request body, in seconds.")
+    shutdown_grace_seconds: Seconds = Field(
+        default=600.0, description="How long running streams may finish after SIGTERM, in seconds."
+    )
+
+
+class ProviderSettings(_Section):
+    """An OpenAI-compatible service."""
+
+    name: Name = Field(description="The name that routes use.")
+    base_url: Url = Field(description="Address, with or without a closing /v1.")
+    api_key: SecretStr | None = Field(default=None, description="Sent as a bearer token; better given as environment.")
+    connect_timeout_seconds: Seconds = Field(default=2.0, description="To open a connection, in seconds.")
+    first_byte_timeout_seconds: Seconds = Field(default=120.0, description="Until the answer starts, in seconds.")
+    idle_timeout_seconds: Seconds = Field(default=60.0, description="Between two blocks of an answer, in seconds.")
+    total_timeout_seconds: Seconds = Field(default=600.0, description="For one whole answer, in seconds.")
+
+    def value(self) -> Provider:
+        """The same as a plain value for the stages."""
+        fields = self.model_dump(exclude={"api_key"})
+        return Provider(**fields, api_key=self.api_key.get_secret_value() if self.api_key else None)
+
+
+class PoolSettings(_Section):
+    """vLLM servers that serve the same base model and exchange LoRA adapters at run time."""
+
+    name: Name = Field(description="The name that routes use.")
+    replicas: list[Url] = Field(min_length=1, description="One address per vLLM server.")
+    base_model: str = Field(default="base", description="The base model's served name on these servers.")
+    max_loras: int = Field(default=1, ge=1, description="vLLM's --max-loras: adapters per batch.")
+    max_cpu_loras: int = Field(default=1, ge=1, description="vLLM's --max-cpu-loras: adapters kept in host memory.")
+    api_key: SecretStr | None = Field(default=None, description="vLLM's --api-key, when it has one.")
+    connect_timeout_seconds: Seconds = Field(default=2.0, description="To open a connection, in seconds.")
+    first_byte_timeout_seconds: Seconds = Field(default=120.0, description="Until the answer starts, in seconds.")
+    idle_timeout_seconds: Seconds = Field(default=60.0, description="Between two blocks of an answer, in seconds.")
+    total_timeout_seconds: Seconds = Field(default=600.0, description="For one whole answer, in seconds.")
+    load_timeout_seconds: Seconds = Field(default=30.0, description="To load an adapter, waiting included, in seconds.")
+
+    def value(self) -> Pool:
+        """The same as a plain value for the stages."""
+        fields = self.model_dump(exclude={"api_key", "replicas"})
+        key = self.api_key.get_secret_value() if self.api_key else None
+        return Pool(**fields, replicas=tuple(url.rstrip("/") for url in self.replicas), api_key=key)
+
+
+class PriceSettings(_Section):
+    """What a model costs, in USD per million tokens (converted to whole micro-dollars)."""
+
+    input_usd_per_mtok: float = Field(ge=0, le=10_000, description="USD per million prompt tokens.")
+    output_usd_per_mtok: float = Field(ge=0, le=10_000, description="USD per million completion tokens.")
+
+    def value(self) -> Price:
+        """Whole micro-dollars per million tokens."""
+        return Price(round(self.input_usd_per_mtok * 1_000_000), round(self.output_usd_per_mtok * 1_000_000))
+
+
+class Pricing(_Section):
+    """Prices of upstream models; nothing is free by accident."""
+
+    models: dict[str, PriceSettings] = Field(
+        default_factory=dict, description="`upstream/model` (or `upstream/*`) to its price; adapters use their pool's."
+    )
+    unknown: Literal["block", "default"] = Field(
+        default="block", description="A model without a price is refused, or charged the default price."
+    )
+    default: PriceSettings = Field(
+        default=PriceSettings(input_usd_per_mtok=5.0, output_usd_per_mtok=15.0),
+        description="The price under `unknown: default`.",
+    )
+
+
+class Admission(_Section):
+    """How much is held for a running request."""
+
+    lease_seconds: int = Field(
+        default=900,
+        ge=5,
+        le=86_400,
+        description="Without settlement for so long, a request is charged its estimate.",
+    )
+    default_output_tokens: int = Field(
+        default=256,
+        ge=1,
+        le=1_000_000,
+        description="Held for a request without max_tokens while the route's own use is unknown.",
+    )
+    max_output_tokens: int = Field(default=131_072, ge=1, description="Largest max_tokens that is accepted.")
+    max_choices: int = Field(default=8, ge=1, le=128, description="Largest `n` that is accepted.")
+
+
+class CacheSettings(_Section):
+    """The cache's own sizes; whether a route uses it is said on the route."""
+
+    max_scopes: int = Field(default=1024, ge=1, description="Scopes whose vectors are kept in memory per process.")
+    max_entries_per_scope: int = Field(default=10_000, ge=1, description="Answers kept per scope.")
+    semantic: bool = Field(default=True, description="False leaves the sentence embedder unloaded: exact answers only.")
+
+
+class Telemetry(_Section):
+    """Logs and traces."""
+
+    log_format: Literal["json", "console"] = Field(default="json", description="JSON lines or coloured text.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level written.")
+    otlp_endpoint: Url | None = Field(default=None, description="OTLP/HTTP traces address; none switches tracing off.")
+    trace_sample_ratio: float = Field(default=0.01, ge=0, le=1, description="Share of requests traced, 0 to 1.")
+
+
+class Settings(BaseSettings):
+    """Everything the gateway can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TUNEGATE_", env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    data_folder: Path = Field(
+        default=Path(".tunegate"),
+        validation_alias=AliasChoices("data_folder", "TUNEGATE_DATA"),
+        description="Holds the embedded stores, artifacts and models.",
+    )
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("redis_url", "REDIS_URL"),
+        description="redis:// or rediss:// address; none starts a real redis-server in the data folder.",
+    )
+    redis_timeout_ms: int = Field(default=50, ge=1, le=10_000, description="Longest Redis operation.")
+    database_url: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("database_url", "DATABASE_URL"),
+        description="postgresql:// address; none uses SQLite in the data folder.",
+    )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        description="Secret of the admin API; none makes one, kept in `admin.key` of the data folder.",
+    )
+    admin_enabled: bool = Field(default=True, description="False takes the admin API away from this process.")
+    policy_poll_seconds: Seconds = Field(default=0.5, description="How often keys and routes are compared with SQL.")
+    policy_max_age_seconds: Seconds = Field(
+        default=900.0, description="How long the last known keys serve while SQL is away; then 503."
+    )
+    server: Server = Field(default=Server(), description="Listening and accepting.")
+    providers: list[ProviderSettings] = Field(default_factory=list, description="OpenAI-compatible services.")
+    pools: list[PoolSettings] = Field(default_factory=list, description="vLLM pools.")
+    prices: Pricing = Field(default=Pricing(), description="What upstream models cost.")
+    admission: Admission = Field(default=Admission(), description="Leases and estimates.")
+    cache: CacheSettings = Field(default=CacheSettings(), description="Sizes of the answer cache.")
+    telemetry: Telemetry = Field(default=Telemetry(), description="Logs and traces.")
+    openai_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"),
+        description="Adds a provider called `openai`.",
+    )
+    openai_base_url: Url | None = Field(
+        default=None,
+        validation_alias=AliasChoices("openai_base_url", "OPENAI_BASE_URL"),
+        description="Address of the provider called `openai`.",
+    )
+    vllm_urls: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("vllm_urls", "VLLM_URLS"),
+        description="Comma-separated addresses; adds a pool called `vllm`.",
+    )
+
+    @field_validator("vllm_urls")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        for url in (value or "").split(","):
+            if value and not url.strip().startswith(("http://", "https://")):
+                raise ValueError("expected http:// or https:// addresses, separated by commas")
+        return value
+
+    def all_providers(self) -> dict[str, Provider]:
+        """Providers of the file and the one that the environment adds, by name."""
+        found = {provider.name: provider.value() for provider in self.providers}
+        if (self.openai_api_key or self.openai_base_url) and "openai" not in found:
+            base_url = self.openai_base_url or "https://api.openai.com/v1"
+            found["openai"] = ProviderSettings(name="openai", base_url=base_url, api_key=self.openai_api_key).value()
+        return found
+
+    def all_pools(self) -> dict[str, Pool]:
+        """Pools of the file and the one that the environment adds, by name."""
+        found = {pool.name: pool.value() for pool in self.pools}
+        if self.vllm_urls and "vllm" not in found:
+            urls = [url.strip() for url in self.vllm_urls.split(",")]
+            found["vllm"] = PoolSettings(name="vllm", replicas=urls).value()
+        return found
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no .env files
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no secret folders
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file: the file arrives as keyword arguments."""
+        return (env_settings, init_settings)
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read `path` (default: `tunegate.yaml` here, or TUNEGATE_CONFIG, if there) and the environment.
+
+    Raises SettingsError that names file, line and field for everything that is wrong, all at once.
+    """
+    chosen = path or Path(os.environ.get("TUNEGATE_CONFIG", "tunegate.yaml"))
+    if path is None and "TUNEGATE_CONFIG" not in os.environ and not chosen.exists():
+        values: Mapping[str, Any] = {}
+        lines: dict[tuple[str | int, ...], int] = {}
+    else:
+        values, lines = _read(chosen)
+    try:
+        return Settings(**values)
+    except ValidationError as exc:
+        raise SettingsError("\n".join(_explain(chosen, lines, error) for error in exc.errors())) from None
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[tuple[str | int, ...], int]]:
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise SettingsError(
+            f"{path}: cannot be read ({exc.strerror}); give --config or remove TUNEGATE_CONFIG"
+        ) from exc
+    except yaml.MarkedYAMLError as exc:
+        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
+        raise SettingsError(f"{path}:{line}: not YAML: {exc.problem}") from exc
+    if values is None:
+        return {}, {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}:1: expected a mapping of settings at the top")
+    lines: dict[tuple[str | int, ...], int] = {}
+    if node is not None:
+        _mark(node, (), lines)
+    return values, lines
+
+
+def _mark(node: yaml.Node, place: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
+    lines.setdefault(place, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, str(key.value))
+            lines[inner] = key.start_mark.line + 1
+            _mark(value, inner, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _mark(value, (*place, index), lines)
+
+
+def _explain(path: Path, lines: Mapping[tuple[str | int, ...], int], error: Any) -> str:
+    place = tuple(error["loc"])
+    field = ".".join(str(part) for part in place)
+    message = "unknown setting" if error["type"] == "extra_forbidden" else error["msg"]
+    known = place
+    while known and known not in lines:
+        known = known[:-1]
+    if known and (known == place or error["type"] == "missing"):
+        return f"{path}:{lines[known]}: {field}: {message}"
+    return f"environment or {path}: {field}: {message}"

