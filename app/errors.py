@@ -149,6 +149,9 @@ class UpstreamFailed(GatewayError):
     status = 502
     type = "server_error"
     code = "upstream_error"
+    retry_after_seconds: float | None = None  # what the upstream asked for, when it did
+    model_missing = False  # the replica does not know the adapter (any more)
+    disconnected = False  # it hung up without a byte of an answer, as a stale kept-alive connection does
 
 
 class UpstreamTimedOut(UpstreamFailed):

@@ -295,6 +295,7 @@ class LedgerEntry:
     latency_ms: int
     first_byte_ms: int | None
     cache: CacheStatus = CacheStatus.BYPASS
+    adjustment: bool = False  # corrects an earlier `lost` entry of the same request: figures are differences
 
 
 @dataclass(frozen=True, slots=True)

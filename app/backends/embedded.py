@@ -23,7 +23,7 @@ MAX_INPUTS = 256
 
 
 class _Input(msgspec.Struct):
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str | int | list[int]]
     encoding_format: str | None = None
     dimensions: int | None = None
 

@@ -53,7 +53,7 @@ class _Chat(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     model: str
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str | int | list[int]]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
@@ -64,7 +64,7 @@ class _Completion(msgspec.Struct):
 
 class _Embedding(msgspec.Struct):
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str | int | list[int]]
     user: str | None = None
 
 
