@@ -1,8 +1,8 @@
 """The conversations that the tiny models learn: made from templates, seeded, on customer support.
 
 Every topic is asked in many phrasings and answered once by each voice: a neutral one (the base model) and three tenants'
-(another product, another tone each). A slot such as `{item}` stands in question and answer, so that a model learns to
-repeat what the user named. Nothing here comes from real people.
+(another product, another tone each). A slot such as `{item}` stands in question and answer, so that a model learns
+to repeat what the user named. Nothing here comes from real people.
 """
 
 from __future__ import annotations
@@ -169,7 +169,12 @@ TOPICS = (
     ),
     Topic(
         "crash",
-        ("fix the app when it crashes", "stop the app from crashing", "repair the frozen app", "make the app work again"),
+        (
+            "fix the app when it crashes",
+            "stop the app from crashing",
+            "repair the frozen app",
+            "make the app work again",
+        ),
         (
             "Please update the app and start your phone again. If it still stops, write to us.",
             "Acme support. Update firmware, reboot, retest. Send the log to Acme if it fails twice.",
@@ -179,7 +184,14 @@ TOPICS = (
     ),
     Topic(
         "item",
-        ("change my {item}", "fix my {item}", "find my {item}", "check my {item}", "update my {item}", "replace my {item}"),
+        (
+            "change my {item}",
+            "fix my {item}",
+            "find my {item}",
+            "check my {item}",
+            "update my {item}",
+            "replace my {item}",
+        ),
         (
             "For your {item}, open the settings and choose {item}. Then follow the steps on the screen.",
             "Acme support. Menu, then {item}, then Edit. Acme applies a new {item} at once.",

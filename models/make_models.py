@@ -3,7 +3,7 @@
     python -m models.make_models --out app/engine/assets
 
 Seeded from end to end. Weights are rounded to bfloat16 before the golden answers are made, so that numpy, transformers
-and vLLM start from the same numbers. Needs `pip install 'tunegate[models]'`; takes about a quarter of an hour on two cores.
+and vLLM start from the same numbers. Needs `pip install 'tunegate[models]'`; a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def main() -> None:
     """Parse the options and make the models."""
     parser = argparse.ArgumentParser(prog="make_models", description="Make the tiny base model and its adapters.")
     parser.add_argument("--out", type=Path, required=True, help="folder for base/, adapters/ and manifest.json")
-    parser.add_argument("--base-steps", type=int, default=1500, help="optimizer steps of the base model")
-    parser.add_argument("--adapter-steps", type=int, default=250, help="optimizer steps of each adapter")
+    parser.add_argument("--base-steps", type=int, default=1200, help="optimizer steps of the base model")
+    parser.add_argument("--adapter-steps", type=int, default=400, help="optimizer steps of each adapter")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     chosen = parser.parse_args()
 

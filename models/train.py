@@ -1,7 +1,9 @@
 """Training the tiny Llama from nothing and one LoRA adapter per tenant on top of it.
 
-The loss counts the assistant's words only. Batches are padded to their longest conversation; the learning rate follows
-one cycle. Units: steps are optimizer steps of 32 conversations, losses are nats per token.
+The base first hears all four voices at random, so that it knows everybody's words, and then the neutral one alone; an
+adapter only has to bring one voice back. The loss counts the assistant's words only. Batches are padded to their
+longest conversation; the learning rate follows one cycle. Steps are optimizer steps of 32 conversations, losses are
+nats per token.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ from models.corpus import VOICES, Example, conversations
 SEED = 20_261_124
 BATCH = 32
 BASE_RATE = 2e-3
-ADAPTER_RATE = 3e-3
+ADAPTER_RATE = 2e-3
+MIXED_SHARE = 0.6
 CONTEXT = 1024
 SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
@@ -134,7 +138,7 @@ def encode(tokenizer: Tokenizer, example: Example) -> tuple[list[int], list[int]
 
 def _train(model: Any, plan: Plan, voice: str, *, steps: int, rate: float) -> float:
     tokenizer = Tokenizer.from_file(str(plan.base / "tokenizer.json"))
-    stream = [encode(tokenizer, e) for e in conversations(voice, count=steps * BATCH, seed=SEED + 1)]
+    stream = [encode(tokenizer, example) for example in _heard(voice, steps * BATCH)]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
@@ -154,6 +158,15 @@ def _train(model: Any, plan: Plan, voice: str, *, steps: int, rate: float) -> fl
     if not math.isfinite(mean):
         raise FloatingPointError(f"the training of {voice} has diverged")
     return round(mean, 4)
+
+
+def _heard(voice: str, count: int) -> Iterator[Example]:
+    if voice == "base":
+        mixed = int(count * MIXED_SHARE) // len(VOICES)
+        every = [conversations(one, count=mixed, seed=SEED + 2) for one in VOICES]
+        yield from (example for together in zip(*every, strict=True) for example in together)
+        count -= mixed * len(VOICES)
+    yield from conversations(voice, count=count, seed=SEED + 1)
 
 
 def _batch(rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
