@@ -156,3 +156,19 @@ class Record(Protocol):
     async def settle(self) -> None:
         """The answer is complete: charge it and write it down. Later calls do nothing."""
         ...
+
+
+class EmbedderFailed(Exception):
+    """An `Embedder` could not embed; no text is in the message."""
+
+
+class HitRecord(Protocol):
+    """The open account of a request that the cache answers."""
+
+    def hit(self, answer: CachedAnswer, usage: Usage) -> None:
+        """The answer comes from the cache: it costs nothing, and this is what it saved."""
+        ...
+
+    async def settle(self) -> None:
+        """The answer is complete: write it down. Later calls do nothing."""
+        ...

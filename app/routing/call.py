@@ -15,6 +15,7 @@ from app.errors import InvalidRequest
 from app.types import Call, Operation, Request
 
 IMAGE_TOKENS = 1_000  # a picture's share of the prompt estimate; the upstream's own count replaces it
+NULL = msgspec.Raw(b"null")
 FRAME_TOKENS = 4  # role and separators around one message
 
 
@@ -32,7 +33,7 @@ class _StreamOptions(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     role: str
-    content: msgspec.Raw | None = None
+    content: msgspec.Raw = NULL
 
 
 class _Part(msgspec.Struct):
@@ -176,8 +177,8 @@ def _several(value: str | list[Any]) -> bool:
     return isinstance(value, list) and bool(value) and not isinstance(value[0], int)
 
 
-def _content_tokens(content: msgspec.Raw | None) -> int:
-    raw = bytes(content) if content is not None else b"null"
+def _content_tokens(content: msgspec.Raw) -> int:
+    raw = bytes(content)
     if not raw.startswith(b"["):
         return len(raw) // 4 + FRAME_TOKENS
     parts: list[_Part] = _decode(_PARTS, raw)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,15 +40,19 @@ configs = st.builds(
 prompts = st.lists(st.integers(0, 49), min_size=1, max_size=24)
 
 
-def plain_logits(config: ModelConfig, tensors: dict[str, Array], tokens: list[int]) -> Array:
+Wide = npt.NDArray[np.float64]
+
+
+def plain_logits(config: ModelConfig, tensors: dict[str, Array], tokens: list[int]) -> Wide:
     """Logits after the last token, in float64, position by position and head by head."""
     weights = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
     x = weights["model.embed_tokens.weight"][tokens]
 
-    def norm(x: Array, name: str) -> Array:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * weights[name]
+    def norm(x: Wide, name: str) -> Wide:
+        scaled: Wide = x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * weights[name]
+        return scaled
 
-    def turned(vector: Array, position: int) -> Array:
+    def turned(vector: Wide, position: int) -> Wide:
         half = config.head_dim // 2
         angle = position * config.rope_theta ** (-2.0 * np.arange(half) / config.head_dim)
         low, high = vector[:half], vector[half:]
@@ -72,12 +78,14 @@ def plain_logits(config: ModelConfig, tensors: dict[str, Array], tokens: list[in
         up = inner @ weights[f"{prefix}mlp.up_proj.weight"].T
         x = x + (gate / (1 + np.exp(-gate)) * up) @ weights[f"{prefix}mlp.down_proj.weight"].T
     head_name = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
-    return norm(x[-1], "model.norm.weight") @ weights[head_name].T
+    logits: Wide = norm(x[-1], "model.norm.weight") @ weights[head_name].T
+    return logits
 
 
 def fresh(model: Llama, tokens: list[int], adapter: Adapter | None = None) -> Array:
     """Logits after a prompt run in one go."""
-    return model.step([Chunk(tokens, KVCache(model.config), adapter)])[0]
+    logits: Array = model.step([Chunk(tokens, KVCache(model.config), adapter)])[0]
+    return logits
 
 
 def tiny_adapter(config: ModelConfig, folder: Path, seed: int) -> Adapter:
@@ -156,7 +164,5 @@ def test_embedding_and_head_adapters_act_like_merged_weights(assets: Assets) -> 
     adapted = fresh(Llama(config, tensors, max_len=64), tokens, Adapter("both", {}, embed=embed, head=head))
     untied = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + head.b @ head.a}
     untied["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"] + (embed.b @ embed.a).T
-    from dataclasses import replace
-
     merged = Llama(replace(config, tied=False), untied, max_len=64)
     np.testing.assert_allclose(adapted, fresh(merged, tokens), rtol=1e-3, atol=1e-3)

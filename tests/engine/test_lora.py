@@ -151,7 +151,7 @@ def test_a_narrow_matrix_is_padded_and_a_foreign_layer_ignored(assets: Assets, t
 def test_scaling_follows_the_configuration(
     overrides: dict[str, Any], scale: float, assets: Assets, tmp_path: Path
 ) -> None:
-    """alpha / r, rsLoRA's alpha / sqrt(r), and patterns that match whole name parts only."""
+    """Alpha / r, rsLoRA's alpha / sqrt(r), and patterns that match whole name parts only."""
     plain = load(write_adapter(tmp_path / "plain", assets.config, lora_alpha=4), assets)
     scaled = load(write_adapter(tmp_path / "x", assets.config, **overrides), assets)
     np.testing.assert_allclose(scaled.layers[0]["q_proj"].b, plain.layers[0]["q_proj"].b * scale, rtol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,10 @@ def vllm_python() -> Path:
 
 
 @contextmanager
-def vllm_server(model: Path, *, max_loras: int = 2, max_cpu_loras: int = 4, max_lora_rank: int = 16) -> Iterator[str]:
-    """Start vLLM on a free port and yield its URL.
+def vllm_server(
+    model: Path, *, max_loras: int = 2, max_cpu_loras: int = 4, max_lora_rank: int = 16
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start vLLM on a free port and yield its URL and process.
 
     float32, so that its greedy tokens are those of the float32 engine and of the golden transcripts: bfloat16 rounds
     the activations too and may decide a near tie the other way.
@@ -49,5 +52,5 @@ def vllm_server(model: Path, *, max_loras: int = 2, max_cpu_loras: int = 4, max_
     ]
     # fmt: on
     url = f"http://127.0.0.1:{port}"
-    with running_server(command, url, seconds=START_SECONDS, environment=_ENVIRONMENT) as (ready, _):
-        yield ready
+    with running_server(command, url, seconds=START_SECONDS, environment=_ENVIRONMENT) as running:
+        yield running

@@ -1,0 +1,126 @@
+"""The only place that tries again: target after target, until the first bytes of an answer are here.
+
+Another target is tried after UpstreamFailed and Unavailable; a refusal (4xx) is the caller's and is final. In place,
+a call is tried once more on a pool (placement then takes another replica, or loads the adapter again if the replica
+lost it) and where a kept-alive connection proved stale, within the retry budget; a lost adapter is not charged to it,
+for a replica that restarts loses all of them at once. Time-outs are not tried again in place: the caller has waited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+
+import structlog
+
+from app.backends.begun import Begun, begin
+from app.backends.health import Health, RetryBudget
+from app.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimedOut
+from app.interfaces import Backend, Placement, Record, Upstream
+from app.types import Call, Choice, Endpoint, Target
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """Opens a call at the first of its targets that answers."""
+
+    placement: Placement
+    backend: Backend
+    embedded: Backend
+    health: Health
+    retries: RetryBudget
+
+    def reach(
+        self, choice: Choice, call: Call, record: Record, request_id: str, affinity: str
+    ) -> AbstractAsyncContextManager[tuple[Target, Upstream]]:
+        """The first target of this choice that begins to answer, open until the context ends."""
+        return self.open_first(choice.targets, call, request_id=request_id, affinity=affinity, sent=record.sent)
+
+    def open_first(
+        self, targets: Sequence[Target], call: Call, *, request_id: str, affinity: str, sent: Callable[[Target], None]
+    ) -> AbstractAsyncContextManager[tuple[Target, Upstream]]:
+        """As `reach`, told by `sent` of every target that a call really goes to."""
+        return _Attempts(self, targets, call, request_id, affinity, sent)
+
+
+class _Attempts:
+    """One call's way through its targets."""
+
+    def __init__(
+        self,
+        failover: Failover,
+        targets: Sequence[Target],
+        call: Call,
+        request_id: str,
+        affinity: str,
+        sent: Callable[[Target], None],
+    ) -> None:
+        self._failover = failover
+        self._targets = targets
+        self._call = call
+        self._request_id = request_id
+        self._affinity = affinity
+        self._sent = sent
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> tuple[Target, Upstream]:
+        self._failover.retries.called()
+        last: GatewayError = Unavailable("No upstream is configured for this model.")
+        for target in self._failover.health.order(self._targets, _breaker):
+            try:
+                return target, await self._answering(target)
+            except (UpstreamFailed, Unavailable) as exc:
+                last = exc
+        raise last
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.__aexit__(kind, exc, trace)
+
+    async def _answering(self, target: Target) -> Begun:
+        try:
+            return await self._attempt(target)
+        except UpstreamFailed as exc:
+            if not self._may_retry(target, exc):
+                raise
+            _log.info("upstream_retried", upstream=target.upstream, request_id=self._request_id, lost=exc.model_missing)
+        return await self._attempt(target)
+
+    async def _attempt(self, target: Target) -> Begun:
+        async with AsyncExitStack() as stack:
+            endpoint = await stack.enter_async_context(self._failover.placement.place(target, self._affinity))
+            self._sent(target)
+            begun = await self._begin(stack, endpoint, target)
+            self._open = stack.pop_all()
+            return begun
+
+    async def _begin(self, stack: AsyncExitStack, endpoint: Endpoint, target: Target) -> Begun:
+        health = self._failover.health
+        backend = self._failover.embedded if target.is_embedded else self._failover.backend
+        key = endpoint.replica or endpoint.upstream
+        health.sent(key)
+        try:
+            upstream = await stack.enter_async_context(backend.open(endpoint, self._call, self._request_id))
+            begun = await begin(upstream, stream=self._call.stream, broke=lambda: health.failed(key))
+        except UpstreamFailed as exc:
+            if not exc.model_missing:
+                health.failed(key, retry_after_seconds=exc.retry_after_seconds)
+            raise
+        health.succeeded(key)
+        return begun
+
+    def _may_retry(self, target: Target, exc: UpstreamFailed) -> bool:
+        if exc.model_missing:
+            return True
+        if isinstance(exc, UpstreamTimedOut) or exc.retry_after_seconds is not None:
+            return False
+        return (target.is_pool or exc.disconnected) and self._failover.retries.take()
+
+
+def _breaker(target: Target) -> str:
+    return target.upstream

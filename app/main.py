@@ -1,0 +1,113 @@
+"""The HTTP face: one FastAPI application whose inference routes are plain ASGI, and the process that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+import uvloop
+from aiohttp import web
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from app.api import errors, health, models
+from app.api.admin.router import router as admin_router
+from app.api.inference import Inference
+from app.api.openapi import describe
+from app.lifespan import Gateway, new_request_id, running
+from app.observability.logging import configure
+from app.observability.metrics import Metrics
+from app.settings import Settings
+from app.storage.embedded_redis import EmbeddedRedisError
+from app.types import Operation
+
+PATHS = {
+    "/v1/chat/completions": Operation.CHAT,
+    "/v1/completions": Operation.COMPLETIONS,
+    "/v1/embeddings": Operation.EMBEDDINGS,
+}
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The application of a running gateway."""
+    app = FastAPI(title="Tunegate", docs_url=None, redoc_url=None, redirect_slashes=False)
+    server = gateway.settings.server
+    for path, operation in PATHS.items():
+        endpoint = Inference(
+            operation,
+            gateway.answer,
+            new_id=new_request_id,
+            max_body_bytes=server.max_body_bytes,
+            body_timeout_seconds=server.body_timeout_seconds,
+        )
+        app.router.routes += [Route(path, endpoint), Route(f"{path}/", endpoint)]
+    app.include_router(models.router(gateway.authenticator.principal, gateway.policy.current))
+    app.include_router(health.router(gateway.checks))
+    if gateway.settings.admin_enabled:
+        app.state.admin = gateway.admin
+        app.include_router(admin_router)
+    errors.install(app)
+    describe(app, PATHS)
+    return app
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; running streams may finish within the grace time. Returns the exit code."""
+    configure(settings.telemetry.log_format, settings.telemetry.log_level)
+    try:
+        with asyncio.Runner(loop_factory=_loop) as runner:
+            runner.run(_serve(settings))
+    except EmbeddedRedisError as exc:
+        sys.stderr.write(f"tunegate: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    async with running(settings) as gateway, _metrics(settings, gateway.metrics):
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(gateway),
+                host=settings.server.host,
+                port=settings.server.port,
+                http="httptools",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(settings.server.shutdown_grace_seconds),
+            )
+        )
+        await server.serve()
+
+
+@asynccontextmanager
+async def _metrics(settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
+    """`/metrics` on an address of its own, away from the public one."""
+    if settings.server.metrics_port == 0:
+        yield
+        return
+
+    async def render(_: web.Request) -> web.Response:
+        body, content_type = metrics.render()
+        return web.Response(body=body, headers={"content-type": content_type})
+
+    site = web.Application()
+    site.router.add_get("/metrics", render)
+    runner = web.AppRunner(site, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.server.metrics_host, settings.server.metrics_port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    return uvloop.new_event_loop()

@@ -1,0 +1,138 @@
+"""Getting an adapter onto a server: once, however many calls wait for it.
+
+Single flight: calls that need the same adapter on the same server share one load, which goes on if they leave. Loads on
+one server come one after another, for each stalls what the server is decoding. The server's word is checked where it
+may be stale: after a time-out, and when it says that the name is already there, its list decides (same path, or load
+again). A refused adapter is remembered for a while, so that a broken one does not stall the server at every call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from app.placement.control import AlreadyLoaded, InvalidAdapter, ReplicaControl, ReplicaError
+from app.placement.replicas import Clock, Replica
+from app.types import AdapterVersion
+
+ATTEMPTS = 3
+BACKOFF_SECONDS = 0.1
+REMEMBER_INVALID_SECONDS = 30.0
+REMEMBER_FAILED_SECONDS = 1.0
+Observe = Callable[[str, str, float], None]
+_log = structlog.get_logger()
+
+
+def ignore(pool: str, outcome: str, seconds: float) -> None:
+    """Observes nothing."""
+
+
+class AdapterLoader:
+    """Keeps adapters registered on servers. `observe` is told pool, outcome and seconds of every load and unload."""
+
+    def __init__(self, control: ReplicaControl, *, clock: Clock = time.monotonic, observe: Observe = ignore) -> None:
+        self._control = control
+        self._clock = clock
+        self._observe = observe
+        self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._refused: dict[tuple[str, str], tuple[float, ReplicaError]] = {}
+
+    async def close(self) -> None:
+        """Stop the loads that are under way."""
+        loads = list(self._loads.values())
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+
+    async def ensure(self, replica: Replica, adapter: AdapterVersion) -> None:
+        """Return when the server knows this adapter; raises InvalidAdapter, ReplicaError, or TimeoutError."""
+        known = replica.registered.get(adapter.id)
+        if known is not None and known.path == adapter.path:
+            replica.use(adapter.id)
+            return
+        key = (replica.url, adapter.id)
+        self._raise_remembered(key)
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = asyncio.create_task(self._load(replica, adapter))
+            load.add_done_callback(lambda done: self._ended(key, done))
+        async with asyncio.timeout(replica.pool.load_timeout_seconds):
+            await asyncio.shield(load)
+
+    def _ended(self, key: tuple[str, str], load: asyncio.Task[None]) -> None:
+        del self._loads[key]
+        if load.cancelled():
+            return
+        error = load.exception()  # looked at here, for every waiter may have left
+        if isinstance(error, ReplicaError):
+            seconds = REMEMBER_INVALID_SECONDS if isinstance(error, InvalidAdapter) else REMEMBER_FAILED_SECONDS
+            self._refused[key] = (self._clock() + seconds, error)
+
+    def _raise_remembered(self, key: tuple[str, str]) -> None:
+        until, error = self._refused.get(key, (0.0, None))
+        if error is not None and self._clock() < until:
+            raise type(error)(str(error))
+        self._refused.pop(key, None)
+
+    async def _load(self, replica: Replica, adapter: AdapterVersion) -> None:
+        async with self._turns.setdefault(replica.url, asyncio.Lock()):
+            started = self._clock()
+            await self._make_room(replica)
+            try:
+                await self._persist(replica, adapter)
+            except ReplicaError as exc:
+                self._observe(replica.pool.name, "failed", self._clock() - started)
+                _log.warning("adapter_load_failed", replica=replica.url, adapter=adapter.id, reason=str(exc))
+                raise
+            replica.register(adapter.id, adapter.path, self._clock())
+            self._observe(replica.pool.name, "loaded", self._clock() - started)
+            _log.info("adapter_loaded", replica=replica.url, adapter=adapter.id)
+
+    async def _persist(self, replica: Replica, adapter: AdapterVersion) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await self._attempt(replica, adapter)
+            except InvalidAdapter:
+                raise
+            except ReplicaError:
+                if await self._is_there(replica, adapter):
+                    return
+                if attempt == ATTEMPTS:
+                    raise
+                await asyncio.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
+            else:
+                return
+
+    async def _attempt(self, replica: Replica, adapter: AdapterVersion) -> None:
+        try:
+            await self._control.load(replica.pool, replica.url, adapter)
+        except AlreadyLoaded:
+            if await self._is_there(replica, adapter):
+                return
+            await self._control.unload(replica.pool, replica.url, adapter.id)
+            await self._control.load(replica.pool, replica.url, adapter)
+
+    async def _is_there(self, replica: Replica, adapter: AdapterVersion) -> bool:
+        with suppress(ReplicaError):
+            return (await self._control.models(replica.pool, replica.url)).get(adapter.id) == adapter.path
+        return False
+
+    async def _make_room(self, replica: Replica) -> None:
+        """Unload idle names, least recently used first, until one more fits into the server's host memory."""
+        while len(replica.registered) >= replica.pool.max_cpu_loras:
+            name = replica.idle_least_recent()
+            if name is None:
+                return  # all are running: the server takes one more name, and evicts by itself
+            replica.forget(name)
+            try:
+                await self._control.unload(replica.pool, replica.url, name)
+            except ReplicaError as exc:
+                _log.warning("adapter_unload_failed", replica=replica.url, adapter=name, reason=str(exc))
+            else:
+                self._observe(replica.pool.name, "unloaded", 0.0)
+                _log.info("adapter_unloaded", replica=replica.url, adapter=name)

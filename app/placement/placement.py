@@ -1,0 +1,193 @@
+"""From a target to an address: a provider's own, or a server of the pool with the adapter loaded.
+
+The model name that is sent is always the version's id, so an answer can only come from that version: a server that does
+not know it says 404, its registration is forgotten, and the next try loads it again. A call counts as in flight from
+the choice until its end, waiting included, which keeps its adapter from being unloaded under it. A wait for a cold
+adapter is bounded; then the call is refused with Retry-After. Never the base model instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from app.errors import Unavailable, UpstreamFailed
+from app.placement.control import InvalidAdapter, ReplicaControl, ReplicaError
+from app.placement.endpoints import Endpoints
+from app.placement.loader import AdapterLoader, Observe, ignore
+from app.placement.replicas import Clock, Replica, ReplicaSet
+from app.types import Endpoint, Pool, Provider, Target
+
+RECONCILE_SECONDS = 3.0
+REPLICAS_TO_TRY = 2
+_log = structlog.get_logger()
+
+
+def always(url: str) -> bool:
+    """Every server may be used."""
+    return bool(url)
+
+
+class ReplicaPlacement:
+    """Implements `app.interfaces.Placement`; use it with `async with`, and keep `run()` running beside it.
+
+    `usable` says whether a server's breaker lets calls through; it orders servers, it never shuts the last one out.
+    """
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        pools: Mapping[str, Pool],
+        *,
+        usable: Callable[[str], bool] = always,
+        clock: Clock = time.monotonic,
+        observe: Observe = ignore,
+        reconcile_seconds: float = RECONCILE_SECONDS,
+    ) -> None:
+        self._sets = {name: ReplicaSet(pool, clock=clock, usable=usable) for name, pool in pools.items()}
+        self._endpoints = Endpoints(providers)
+        self._clock = clock
+        self._reconcile_seconds = reconcile_seconds
+        self._control = ReplicaControl()
+        self._loader = AdapterLoader(self._control, clock=clock, observe=observe)
+
+    async def __aenter__(self) -> Self:
+        await self._control.__aenter__()
+        await self.reconcile()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._loader.close()
+        await self._control.__aexit__(kind, exc, trace)
+
+    def place(self, target: Target, affinity: str) -> AbstractAsyncContextManager[Endpoint]:
+        """Choose a provider address or a replica, loading the adapter first if it must; or raise Unavailable."""
+        if target.is_pool:
+            return self._on_pool(target, affinity)
+        return nullcontext(self._endpoints.of_provider(target))
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """The server said that it does not know the model of this endpoint: load it again before the next call."""
+        replicas = self._sets.get(endpoint.upstream)
+        if replicas is not None and endpoint.replica is not None:
+            replicas.replicas[endpoint.replica].forget(endpoint.model)
+
+    def ready(self) -> bool:
+        """Whether every pool has a server that is well."""
+        return not self._missing()
+
+    async def check(self) -> str | None:
+        """None when ready, else one sentence that names the pools without a server."""
+        missing = self._missing()
+        return f"no replica answers in: {', '.join(missing)}" if missing else None
+
+    def status(self) -> dict[str, dict[str, bool]]:
+        """Each pool's servers and whether they are well."""
+        return {
+            name: {url: replica.healthy for url, replica in replicas.replicas.items()}
+            for name, replicas in self._sets.items()
+        }
+
+    async def run(self) -> None:
+        """Compare with the servers every few seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(self._reconcile_seconds)
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Probe every server once, and take over its list of names."""
+        replicas = [replica for replicas in self._sets.values() for replica in replicas.replicas.values()]
+        await asyncio.gather(*(self._look_at(replica) for replica in replicas))
+
+    @asynccontextmanager
+    async def _on_pool(self, target: Target, affinity: str) -> AsyncIterator[Endpoint]:
+        replicas = self._sets.get(target.upstream)
+        if replicas is None:
+            raise Unavailable(f"The pool '{target.upstream}' is not configured here.", retry_after_seconds=30)
+        replica = await self._take(replicas, target, affinity)
+        endpoint = self._endpoints.of_replica(replica, target)
+        started = self._clock()
+        try:
+            yield endpoint
+        except UpstreamFailed as exc:
+            if exc.model_missing:
+                replica.forget(endpoint.model, known_at=started)
+            else:
+                replicas.suspect(replica.url)
+            raise
+        finally:
+            replica.leave(_model(target))
+            if target.adapter is not None:
+                replica.use(target.adapter.id)
+
+    async def _take(self, replicas: ReplicaSet, target: Target, affinity: str) -> Replica:
+        """A server with the adapter loaded, entered; one that cannot load it just now is passed over once."""
+        avoid: list[str] = []
+        adapter = None if target.adapter is None else target.adapter.id
+        while len(avoid) < REPLICAS_TO_TRY:
+            replica = replicas.choose(adapter, affinity, avoid=avoid)
+            if replica is None:
+                break
+            if await self._enter(replica, target):
+                return replica
+            avoid.append(replica.url)
+        if avoid:
+            raise Unavailable("The model could not be loaded just now.", retry_after_seconds=2)
+        raise Unavailable(f"No server of the pool '{target.upstream}' answers.", retry_after_seconds=2)
+
+    async def _enter(self, replica: Replica, target: Target) -> bool:
+        """Count the call in and have its adapter loaded; False when another server may do better."""
+        model = _model(target)
+        replica.enter(model)
+        ready = False
+        try:
+            if target.adapter is not None:
+                await self._loader.ensure(replica, target.adapter)
+            ready = True
+        except InvalidAdapter:
+            message = f"The adapter version '{model}' is not one that the pool '{target.upstream}' can load."
+            raise Unavailable(message, retry_after_seconds=30) from None
+        except TimeoutError:
+            raise Unavailable("The model is still being loaded.", retry_after_seconds=2) from None
+        except ReplicaError:
+            return False
+        finally:
+            if not ready:
+                replica.leave(model)
+        return ready
+
+    async def _look_at(self, replica: Replica) -> None:
+        was = replica.healthy
+        alive = await self._control.alive(replica.pool, replica.url)
+        replica.probed(alive=alive)
+        if replica.healthy is not was:
+            _log.warning("replica_health", replica=replica.url, healthy=replica.healthy)
+        if not alive:
+            return
+        asked_at = self._clock()
+        try:
+            listed = await self._control.models(replica.pool, replica.url)
+        except ReplicaError as exc:
+            _log.warning("replica_list_failed", replica=replica.url, reason=str(exc))
+            return
+        if replica.reconcile(listed, asked_at=asked_at):
+            _log.warning("replica_restarted", replica=replica.url)
+
+    def _missing(self) -> list[str]:
+        return [
+            name
+            for name, replicas in self._sets.items()
+            if not any(replica.healthy for replica in replicas.replicas.values())
+        ]
+
+
+def _model(target: Target) -> str:
+    return target.adapter.id if target.adapter is not None else target.model
