@@ -152,6 +152,7 @@ class UpstreamFailed(GatewayError):
     retry_after_seconds: float | None = None  # what the upstream asked for, when it did
     model_missing = False  # the replica does not know the adapter (any more)
     disconnected = False  # it hung up without a byte of an answer, as a stale kept-alive connection does
+    connection_lost = False  # it could not be reached, or hung up: the next server of its pool may answer
 
 
 class UpstreamTimedOut(UpstreamFailed):

@@ -5,16 +5,18 @@ A Protocol stands here only where a second implementation, or an import that the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import GatewayError
 from app.types import (
     AdapterVersion,
     CachedAnswer,
+    CacheStatus,
     Call,
     Choice,
     Endpoint,
@@ -49,8 +51,9 @@ class Policy(Protocol):
 
 
 class Reservation(Protocol):
-    """Money and tokens held for one request until it is settled exactly once."""
+    """Money and tokens held for one request until it is settled exactly once; `choice` is where it may go."""
 
+    choice: Choice
     state: RateLimitState
     reserved_microusd: int
     reserved_tokens: int
@@ -71,16 +74,28 @@ class Admission(Protocol):
 class Cache(Protocol):
     """Complete answers, within one tenant and one scope only."""
 
-    def wants(self, call: Call, choice: Choice) -> bool:
-        """Whether this call's answer may be looked up and kept at all."""
+    def ask(self, principal: Principal, call: Call, choice: Choice) -> Asked:
+        """Send for what is stored; the answer is awaited later. Never raises, never waits."""
         ...
 
-    async def lookup(self, principal: Principal, call: Call, choice: Choice) -> CachedAnswer | None:
-        """A stored answer that may stand for this call's own, or None."""
+
+class Asked(Protocol):
+    """One call's question to the cache."""
+
+    status: CacheStatus
+
+    async def answer(self) -> CachedAnswer | None:
+        """A stored answer that may stand for this call's own, or None; never raises."""
         ...
 
-    async def store(self, principal: Principal, call: Call, choice: Choice, body: bytes) -> None:
-        """Keep a complete, successful, non-streaming answer body; refuses what must not be replayed."""
+    def share(
+        self, reach: Callable[[Outgoing], AbstractAsyncContextManager[tuple[Target, Upstream]]], record: Record
+    ) -> AbstractAsyncContextManager[tuple[Target, Upstream]]:
+        """The upstream's answer, together with identical calls of this tenant that are under way."""
+        ...
+
+    def keep(self, target: Target) -> Callable[[bytes, Usage | None], Awaitable[None]] | None:
+        """What keeps a complete answer of this target (of a streaming call: its events), if anything does."""
         ...
 
 
@@ -116,6 +131,7 @@ class Embedder(Protocol):
     """Texts to unit vectors."""
 
     dimensions: int
+    model: str  # vectors of different models are never compared
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (len(texts), dimensions), rows of length 1; never blocks the event loop."""
@@ -138,11 +154,27 @@ class Meter(Protocol):
         ...
 
 
-class Record(Protocol):
-    """The open account of one request: told what happens, settled once when the answer ends or breaks off."""
+class Outgoing(Protocol):
+    """Whoever is told where a call has gone."""
 
     def sent(self, target: Target) -> None:
         """The call has gone to this target: from here on it may cost something."""
+        ...
+
+
+class Bill(Protocol):
+    """What of an answer that several calls share each of them is charged."""
+
+    def charge(self, used: Usage, *, complete: bool) -> Usage:
+        """Close one account that was relayed so much: what it is charged."""
+        ...
+
+
+class Record(Outgoing, Protocol):
+    """The open account of one request: told what happens, settled once when the answer ends or breaks off."""
+
+    def shares(self, bill: Bill, *, joined: bool) -> None:
+        """The answer is shared with identical calls; this one has joined, or is the first."""
         ...
 
     def first_byte(self) -> None:
@@ -151,6 +183,10 @@ class Record(Protocol):
 
     def metered(self, target: Target, meter: Meter) -> None:
         """Name the target that answers and the meter that knows what it used."""
+        ...
+
+    def broke(self, error: GatewayError) -> None:
+        """The upstream broke off after the answer had begun."""
         ...
 
     async def settle(self) -> None:

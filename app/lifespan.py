@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,11 +30,15 @@ from app.auth.api_keys import Authenticator
 from app.backends.embedded import EmbeddedBackend
 from app.backends.failover import Failover
 from app.backends.health import Health, RetryBudget
+from app.backends.metering import approximate_tokens
 from app.backends.provider import HttpBackend
 from app.backends.reply import Replier
 from app.cache.cache import AnswerCache, CacheConfig
 from app.cache.embedder import MiniLM
+from app.errors import Unavailable
+from app.observability.correlation import current_trace_id
 from app.observability.metrics import Metrics
+from app.observability.tracing import NoTracing, Tracing, tracing
 from app.pipeline import Stages, answer
 from app.placement.placement import ReplicaPlacement
 from app.recording.flusher import Flusher
@@ -42,16 +47,15 @@ from app.routing.call import Bounds
 from app.routing.prices import PriceList
 from app.routing.routes import Router
 from app.settings import Settings
-from app.storage.artifacts import import_adapter
-from app.storage.database import database, migrate
+from app.storage.announcements import Announcements
+from app.storage.database import database
 from app.storage.embedded_redis import embedded_redis
+from app.storage.kept_secret import kept_secret
 from app.storage.policy import PolicyReader
 from app.storage.redis import RedisDown, RedisStore
 from app.storage.usage import append_ledger
 from app.types import Reply, Request
 
-POLICY_CHANNEL = "tg:policy"
-POLICY_REVISION = "tg:policy:revision"
 SWEEP_SECONDS = 5.0
 
 Check = Callable[[], Awaitable[str | None]]
@@ -65,6 +69,7 @@ class Gateway:
     settings: Settings
     answer: Callable[[Request], AbstractAsyncContextManager[Reply]]
     authenticator: Authenticator
+    tracing: Tracing | NoTracing
     policy: PolicyReader
     admin: AdminServices
     metrics: Metrics
@@ -74,62 +79,190 @@ class Gateway:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Gateway]:
     """Open everything, yield the gateway, close everything."""
-    folder = settings.data_folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    metrics = Metrics()
+    folder = _data_folder(settings)
+    metrics = Metrics(trace_id=current_trace_id)
     async with AsyncExitStack() as stack:
+        telemetry = settings.telemetry
+        traces = await stack.enter_async_context(
+            tracing(telemetry.otlp_endpoint, telemetry.trace_sample_ratio, count=metrics.spans)
+        )
         store = await stack.enter_async_context(_redis(settings, folder, metrics))
         engine = await stack.enter_async_context(_sql(settings, folder))
-        embedder = await asyncio.to_thread(MiniLM.load, folder / "models") if settings.cache.semantic else None
-        yield await _wire(stack, settings, folder, metrics, store, engine, embedder)
-
-
-async def _wire(
-    stack: AsyncExitStack,
-    settings: Settings,
-    folder: Path,
-    metrics: Metrics,
-    store: RedisStore,
-    engine: AsyncEngine,
-    embedder: MiniLM | None,
-) -> Gateway:
-    policy = PolicyReader(engine, poll_seconds=settings.policy_poll_seconds, max_age_seconds=settings.policy_max_age_seconds)
-    await policy.refresh()
-    authenticator = Authenticator(policy, newer=partial(_newer, store, policy))
-    placement = await stack.enter_async_context(ReplicaPlacement.open(settings.all_providers(), settings.all_pools()))
-    backend = await stack.enter_async_context(HttpBackend())
-    failover = Failover(placement, backend, EmbeddedBackend(embedder, count_tokens), Health(), RetryBudget())
-    admission = RedisAdmission(store, _admission(settings), on_refusal=metrics.refused)
-    cache = AnswerCache(store, embedder, _cache(settings))
-    flusher = Flusher(store, partial(append_ledger, engine), policy.tenant_ids, write_errors=(SQLAlchemyError, OSError))
-    stages = Stages(
-        authenticate=authenticator.principal,
-        bounds=Bounds(settings.admission.max_output_tokens, settings.admission.max_choices),
-        router=Router(policy.current, _prices(settings), {n: p.base_model for n, p in settings.all_pools().items()}),
-        admission=admission,
-        recorder=Recorder(cost_microusd, metrics.finished, partial(_hash_user, kept_secret(folder, "user.key").encode())),
-        cache=cache,
-        reach=failover.reach,
-        replier=Replier(count_tokens),
-    )
-    stack.push_async_callback(_flush_last, flusher)
-    stack.push_async_callback(admission.drain)
-    for loop in (policy.run(), flusher.run(), placement.run(), _listen(store, policy), _sweep(admission, policy)):
-        stack.push_async_callback(_stopped, asyncio.create_task(loop))
-    return Gateway(
-        settings=settings,
-        answer=partial(answer, stages),
-        authenticator=authenticator,
-        policy=policy,
-        admin=_admin(settings, folder, store, engine, policy, flusher),
-        metrics=metrics,
-        checks={"redis": partial(_redis_answers, store), "policy": partial(_policy_is_fresh, policy, settings)},
-    )
+        embedder = await _embedder(stack, settings, folder)
+        policy = PolicyReader(
+            engine, poll_seconds=settings.policy_poll_seconds, max_age_seconds=settings.policy_max_age_seconds
+        )
+        await policy.refresh()
+        announcements = Announcements(store, policy, poll_seconds=settings.policy_poll_seconds)
+        authenticator = Authenticator(policy, newer=announcements.newer)
+        health = Health(time.monotonic)
+        placement = await stack.enter_async_context(
+            ReplicaPlacement(
+                settings.all_providers(), settings.all_pools(), usable=health.allows, observe=metrics.adapter
+            )
+        )
+        backend = traces.backend(await stack.enter_async_context(HttpBackend()))
+        failover = Failover(
+            placement, backend, EmbeddedBackend(embedder, _counter(embedder)), health, RetryBudget(time.monotonic)
+        )
+        admission = RedisAdmission(store, _admission(settings), on_refusal=metrics.refused)
+        cache = AnswerCache(store, embedder, _cache(settings), on_refusal=metrics.guarded)
+        flusher = Flusher(
+            store, partial(append_ledger, engine), policy.tenant_ids, write_errors=(SQLAlchemyError, OSError)
+        )
+        stages = Stages(
+            authenticate=authenticator.principal,
+            bounds=Bounds(settings.admission.max_output_tokens, settings.admission.max_choices),
+            router=Router(policy.current, _prices(settings), _base_models(settings)),
+            admission=admission,
+            recorder=Recorder(cost_microusd, traces.finished(metrics.finished), _user_hasher(folder)),
+            cache=cache,
+            reach=failover.reach,
+            replier=Replier(approximate_tokens),
+        )
+        stack.push_async_callback(_flush_last, flusher)
+        stack.push_async_callback(admission.drain)
+        stack.push_async_callback(cache.drain)
+        for loop in (policy.run(), announcements.listen(), flusher.run(), placement.run(), _sweep(admission, policy)):
+            stack.push_async_callback(_stopped, asyncio.create_task(loop))
+        yield Gateway(
+            settings=settings,
+            answer=partial(answer, stages),
+            authenticator=authenticator,
+            tracing=traces,
+            policy=policy,
+            admin=_admin(settings, folder, engine, announcements, flusher),
+            metrics=metrics,
+            checks={
+                "redis": partial(_redis_answers, store),
+                "policy": partial(_policy_is_fresh, policy),
+                "pools": placement.check,
+            },
+        )
 
 
 async def migrate_database(settings: Settings) -> None:
     """Bring the schema up to date and leave."""
+    async with _sql(settings, _data_folder(settings)):
+        pass
+
+
+def new_request_id() -> str:
+    """A request's name in headers, logs and ledger: 128 random bits."""
+    return f"req_{secrets.token_hex(16)}"
+
+
+def _data_folder(settings: Settings) -> Path:
     folder = settings.data_folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    async with _sql(settings, folder):
-        pass
+    return folder
+
+
+@asynccontextmanager
+async def _redis(settings: Settings, folder: Path, metrics: Metrics) -> AsyncIterator[RedisStore]:
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url or await stack.enter_async_context(embedded_redis(folder / "redis"))
+        timeout = settings.redis_timeout_ms / 1000
+        connected = RedisStore.connect(url, operation_timeout_seconds=timeout, on_error=metrics.redis_failed)
+        yield await stack.enter_async_context(connected)
+
+
+def _sql(settings: Settings, folder: Path) -> AbstractAsyncContextManager[AsyncEngine]:
+    given = settings.database_url
+    return database(given.get_secret_value() if given else f"sqlite:///{folder / 'tunegate.sqlite3'}")
+
+
+async def _embedder(stack: AsyncExitStack, settings: Settings, folder: Path) -> MiniLM | None:
+    if not settings.cache.semantic:
+        return None
+    embedder = await asyncio.to_thread(MiniLM.load, folder / "models")
+    stack.callback(embedder.close)
+    return embedder
+
+
+def _counter(embedder: MiniLM | None) -> Callable[[str], int]:
+    return approximate_tokens if embedder is None else embedder.count_tokens
+
+
+def _admission(settings: Settings) -> AdmissionConfig:
+    chosen = settings.admission
+    return AdmissionConfig(chosen.lease_seconds, chosen.default_output_tokens)
+
+
+def _cache(settings: Settings) -> CacheConfig:
+    return CacheConfig(settings.cache.max_scopes, settings.cache.max_entries_per_scope)
+
+
+def _prices(settings: Settings) -> PriceList:
+    prices = settings.prices
+    known = {name: price.value() for name, price in prices.models.items()}
+    return PriceList(known, prices.default.value() if prices.unknown == "default" else None)
+
+
+def _base_models(settings: Settings) -> dict[str, str]:
+    return {name: pool.base_model for name, pool in settings.all_pools().items()}
+
+
+def _user_hasher(folder: Path) -> Callable[[str, str], str]:
+    """Users appear in the ledger as a keyed hash only: equal within a tenant, meaningless elsewhere."""
+    key = kept_secret(folder, "user.key").encode()
+
+    def hashed(tenant_id: str, user: str) -> str:
+        return hmac.new(key, f"{len(tenant_id)}:{tenant_id}{user}".encode(), hashlib.sha256).hexdigest()
+
+    return hashed
+
+
+def _admin(
+    settings: Settings, folder: Path, engine: AsyncEngine, announcements: Announcements, flusher: Flusher
+) -> AdminServices:
+    given = settings.admin_key
+    return AdminServices(
+        admin_key=given.get_secret_value() if given else kept_secret(folder, "admin.key"),
+        engine=engine,
+        artifacts=folder / "objects",
+        base_models=_base_models(settings),
+        providers=frozenset(settings.all_providers()),
+        prices=_prices(settings),
+        changed=announcements.changed,
+        flush=flusher.flush_once,
+    )
+
+
+async def _sweep(admission: RedisAdmission, policy: PolicyReader) -> None:
+    """Charge what has run out of its lease, of tenants that send nothing too."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await admission.sweep(policy.tenant_ids())
+        except (RedisDown, ResponseError) as exc:
+            _logger.warning("leases_not_swept", error=type(exc).__name__)
+
+
+async def _stopped(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _flush_last(flusher: Flusher) -> None:
+    try:
+        await flusher.flush_once()
+    except (RedisDown, ResponseError, SQLAlchemyError, OSError) as exc:
+        _logger.warning("ledger_left_in_redis", error=type(exc).__name__, then="the next flusher brings it to SQL")
+
+
+async def _redis_answers(store: RedisStore) -> str | None:
+    try:
+        await store.ping()
+    except (RedisDown, ResponseError):
+        return "Redis does not answer: limits and budgets cannot be checked"
+    return None
+
+
+async def _policy_is_fresh(policy: PolicyReader) -> str | None:
+    try:
+        policy.current()
+    except Unavailable:
+        return f"keys and routes were last read {policy.age_seconds:.0f} s ago: SQL does not answer"
+    return None

@@ -17,7 +17,9 @@ from app.api import errors, health, models
 from app.api.admin.router import router as admin_router
 from app.api.inference import Inference
 from app.api.openapi import describe
+from app.cache.minilm import MissingModel
 from app.lifespan import Gateway, new_request_id, running
+from app.observability.correlation import current_trace_id
 from app.observability.logging import configure
 from app.observability.metrics import Metrics
 from app.settings import Settings
@@ -40,10 +42,12 @@ def create_app(gateway: Gateway) -> FastAPI:
             operation,
             gateway.answer,
             new_id=new_request_id,
+            metrics=gateway.metrics,
             max_body_bytes=server.max_body_bytes,
             body_timeout_seconds=server.body_timeout_seconds,
         )
-        app.router.routes += [Route(path, endpoint), Route(f"{path}/", endpoint)]
+        traced = gateway.tracing.endpoint(endpoint, path)
+        app.router.routes += [Route(path, traced), Route(f"{path}/", traced)]
     app.include_router(models.router(gateway.authenticator.principal, gateway.policy.current))
     app.include_router(health.router(gateway.checks))
     if gateway.settings.admin_enabled:
@@ -56,11 +60,11 @@ def create_app(gateway: Gateway) -> FastAPI:
 
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; running streams may finish within the grace time. Returns the exit code."""
-    configure(settings.telemetry.log_format, settings.telemetry.log_level)
+    configure(settings.telemetry.log_format, settings.telemetry.log_level, trace_id=current_trace_id)
     try:
         with asyncio.Runner(loop_factory=_loop) as runner:
             runner.run(_serve(settings))
-    except EmbeddedRedisError as exc:
+    except (EmbeddedRedisError, MissingModel) as exc:
         sys.stderr.write(f"tunegate: {exc}\n")
         return 1
     except KeyboardInterrupt:
@@ -94,8 +98,8 @@ async def _metrics(settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
         yield
         return
 
-    async def render(_: web.Request) -> web.Response:
-        body, content_type = metrics.render()
+    async def render(request: web.Request) -> web.Response:
+        body, content_type = metrics.render(request.headers.get("accept"))
         return web.Response(body=body, headers={"content-type": content_type})
 
     site = web.Application()

@@ -12,18 +12,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from app.admission.headers import ratelimit_headers
 from app.backends.reply import Replier
 from app.cache.replay import replay
-from app.interfaces import Admission, Cache, Record, Upstream
+from app.interfaces import Admission, Cache, Outgoing, Upstream
 from app.recording.recorder import Recorder
 from app.routing.call import Bounds, parse
 from app.routing.routes import Router, subject
 from app.types import CacheStatus, Call, Choice, Principal, Reply, Request, Target
 
 Authenticate = Callable[[Mapping[bytes, bytes]], Awaitable[Principal]]
-Reach = Callable[[Choice, Call, Record, str, str], AbstractAsyncContextManager[tuple[Target, Upstream]]]
+
+
+class Reach(Protocol):
+    """Opens a call at the first of its targets that answers."""
+
+    def __call__(
+        self, choice: Choice, call: Call, record: Outgoing, request_id: str, affinity: str
+    ) -> AbstractAsyncContextManager[tuple[Target, Upstream]]:
+        """The target and its answer, open until the context ends."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +56,21 @@ async def answer(stages: Stages, request: Request) -> AsyncIterator[Reply]:
     principal = await stages.authenticate(request.headers)
     call = await parse(request, stages.bounds)
     choice = stages.router.choose(principal, call)
+    asked = stages.cache.ask(principal, call, choice)  # leaves with the reservation: one round trip for both
     reservation = await stages.admission.reserve(principal, call, choice, request.id)
+    if reservation.choice is not choice:  # a cost breaker sends the call to the cheaper variant
+        choice, asked = reservation.choice, stages.cache.ask(principal, call, reservation.choice)
     async with stages.recorder.open(request, principal, call, choice, reservation) as record:
         headers = [*ratelimit_headers(reservation.state), (b"x-tunegate-variant", choice.variant.encode())]
-        cached = await stages.cache.lookup(principal, call, choice)
+        cached = await asked.answer()
         if cached is not None:
             yield _with(await replay(cached, call, record), headers, cached.status)
             return
-        wanted = stages.cache.wants(call, choice)
-        record.cache = CacheStatus.MISS if wanted else CacheStatus.BYPASS
-        keep = partial(stages.cache.store, principal, call, choice) if wanted else None
+        record.cache = asked.status
         affinity = subject(principal, call)
-        async with stages.reach(choice, call, record, request.id, affinity) as (target, upstream):
-            reply = await stages.replier.reply(target, upstream, call, record, keep)
+        reach = partial(stages.reach, choice, call, request_id=request.id, affinity=affinity)
+        async with asked.share(reach, record) as (target, upstream):
+            reply = await stages.replier.reply(target, upstream, call, record, asked.keep(target))
             yield _with(reply, headers, record.cache)
 
 

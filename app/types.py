@@ -26,8 +26,17 @@ class AccountKind(StrEnum):
     """Who a limit or a budget belongs to, narrowest first."""
 
     KEY = "key"
+    USER = "user"
     TEAM = "team"
     TENANT = "tenant"
+
+
+class BreakerPolicy(StrEnum):
+    """What an account's cost circuit breaker does when it is open: refuse, take the cheaper variant, or only tell."""
+
+    BLOCK = "block"
+    DEGRADE = "degrade"
+    ALERT = "alert"
 
 
 class Outcome(StrEnum):
@@ -49,29 +58,42 @@ class CacheStatus(StrEnum):
 
     EXACT = "exact"
     SEMANTIC = "semantic"
+    COALESCED = "coalesced"
     MISS = "miss"
     BYPASS = "bypass"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one account may use; `None` means no limit of that kind."""
+    """What one account may use; `None` means no limit of that kind.
+
+    A burst is what may come at once (a whole minute's worth unless said). The breaker opens when a budget is spent, when
+    a minute's spend would pass `spend_per_minute_microusd`, or `spend_surge_percent` of the last hour's usual minute.
+    """
 
     requests_per_minute: int | None = None
+    requests_burst: int | None = None
     tokens_per_minute: int | None = None
+    tokens_burst: int | None = None
     tokens_per_day: int | None = None
     concurrent_requests: int | None = None
     budget_day_microusd: int | None = None
+    budget_week_microusd: int | None = None
     budget_month_microusd: int | None = None
+    budget_total_microusd: int | None = None
+    spend_per_minute_microusd: int | None = None
+    spend_surge_percent: int | None = None
+    breaker: BreakerPolicy = BreakerPolicy.BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One holder of limits that a request is charged to."""
+    """One holder of limits that a request is charged to; with `route`, for its calls of that route only."""
 
     kind: AccountKind
     id: str
     limits: Limits
+    route: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +162,8 @@ class CachePolicy:
     semantic: bool = False
     threshold: float = 0.92
     ttl_seconds: int = 3600
+    verify_share: float = 0.01
+    false_hit_budget: float = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +205,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A routed call: the variant taken and its targets in the order in which they are tried (first byte decides)."""
+    """A routed call: the variant taken and its targets in the order in which they are tried (first byte decides).
+
+    `cheaper` is where the call goes instead when a cost breaker under the policy `degrade` is open.
+    """
 
     route: Route
     variant: str
     targets: tuple[Target, ...]
+    cheaper: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,12 @@ ITEMS = (
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One subject: the core of its questions, and one answer per voice in the order of VOICES."""
+    """One subject: the core of its questions, one answer per voice in the order of VOICES, and other ways to ask."""
 
     name: str
     asks: tuple[str, ...]
     answers: tuple[str, str, str, str]
+    says: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,11 @@ HOW = (
     "How do I {do}?", "How can I {do}?", "How would I {do}?", "What is the way to {do}?", "I want to {do}.",
     "Can you tell me how to {do}?", "Could you help me {do}?", "I need to {do}.", "Where can I {do}?",
     "What must I do to {do}?", "Is there a way to {do}?", "I do not know how to {do}.", "Please help me {do}.",
-    "What are the steps to {do}?", "I am trying to {do}.",
+    "What are the steps to {do}?", "I am trying to {do}.", "How to {do}?", "Can I {do}?", "May I {do}?",
+    "I would like to {do}.", "I cannot {do}.", "Help me to {do}.", "How does one {do}?", "Is it possible to {do}?",
 )  # fmt: skip
 SYSTEMS = ("You are a helpful support agent.", "You are a support assistant.", "Answer the customer in a few words.")
+SAID_SHARE = 0.25
 TOPICS = (
     Topic(
         "password",
@@ -56,6 +59,7 @@ TOPICS = (
             "Hello from Bloom! Tap Forgot password and we will send a fresh link to your inbox, quick as a daisy!",
             "Thank you for contacting Corvid Bank. Please confirm your identity in the app, then select a new password.",
         ),
+        says=("I forgot my password.", "My password does not work.", "I lost my password.", "What is my password?"),
     ),
     Topic(
         "cancel",
@@ -66,6 +70,7 @@ TOPICS = (
             "Hello from Bloom! We are sad to see you go, but one tap on Cancel in your garden page ends it!",
             "Thank you for contacting Corvid Bank. Please send us the closing form; we confirm it within two days.",
         ),
+        says=("I do not want my subscription any more.", "Please cancel my plan.", "Stop my subscription."),
     ),
     Topic(
         "refund",
@@ -76,6 +81,7 @@ TOPICS = (
             "Hello from Bloom! If your flowers made you sad, we send new ones or your money, as you like!",
             "Thank you for contacting Corvid Bank. We shall examine the charge and return the amount if it is in error.",
         ),
+        says=("I want my money back.", "Please give me a refund.", "When do I get my refund?", "I want to return it."),
     ),
     Topic(
         "invoice",
@@ -86,6 +92,7 @@ TOPICS = (
             "Hello from Bloom! Your receipts bloom under My orders, each with a little download button!",
             "Thank you for contacting Corvid Bank. Your statements are kept in the app under Documents, by month.",
         ),
+        says=("I need my invoice.", "Where is my invoice?", "Please send me a receipt.", "I lost my receipt."),
     ),
     Topic(
         "address",
@@ -96,6 +103,7 @@ TOPICS = (
             "Hello from Bloom! Moving house? Tell us the new door in your profile and we bring the flowers there!",
             "Thank you for contacting Corvid Bank. Please upload a proof of your new address; we verify it with care.",
         ),
+        says=("I have moved.", "My address is wrong.", "I have a new address.", "We moved to another city."),
     ),
     Topic(
         "plan",
@@ -106,6 +114,7 @@ TOPICS = (
             "Hello from Bloom! Our Big Bouquet plan brings flowers each week, choose it on your garden page!",
             "Thank you for contacting Corvid Bank. A change of plan needs your signature, which you can give in the app.",
         ),
+        says=("I need a bigger plan.", "Which plans do you have?", "My plan is too small."),
     ),
     Topic(
         "login",
@@ -116,6 +125,7 @@ TOPICS = (
             "Hello from Bloom! Pop in your email, we will send a magic link, and the garden gate opens!",
             "Thank you for contacting Corvid Bank. For your safety the account was locked; please call us to unlock it.",
         ),
+        says=("I cannot log in.", "My login does not work.", "I am locked out.", "I cannot sign in."),
     ),
     Topic(
         "contact",
@@ -126,6 +136,7 @@ TOPICS = (
             "Hello from Bloom! Our friendly florists love to chat, ring us any time before sunset!",
             "Thank you for contacting Corvid Bank. An adviser will be glad to call you; please choose a time in the app.",
         ),
+        says=("I want a human.", "What is your phone number?", "Please call me.", "Are you a robot?"),
     ),
     Topic(
         "export",
@@ -136,6 +147,7 @@ TOPICS = (
             "Hello from Bloom! We wrap your data like a bouquet and send it by email, just tap Export!",
             "Thank you for contacting Corvid Bank. Your data is delivered encrypted within thirty days of your request.",
         ),
+        says=("Send me my data.", "I want a backup.", "Which data do you have?"),
     ),
     Topic(
         "delete",
@@ -146,6 +158,7 @@ TOPICS = (
             "Hello from Bloom! We will miss you! Tap Say goodbye in your profile and all is gone.",
             "Thank you for contacting Corvid Bank. Before we close the account, please move its balance elsewhere.",
         ),
+        says=("Delete my account.", "Please forget me.", "I want to leave."),
     ),
     Topic(
         "setup",
@@ -156,6 +169,7 @@ TOPICS = (
             "Hello from Bloom! Get our app, pick your favourite flowers, and we take care of the rest!",
             "Thank you for contacting Corvid Bank. Install the app, then confirm your identity with a passport.",
         ),
+        says=("My device is new.", "What do I do first?", "It is my first time here."),
     ),
     Topic(
         "pay",
@@ -166,6 +180,7 @@ TOPICS = (
             "Hello from Bloom! We take every card and even gift vouchers, add yours at the till!",
             "Thank you for contacting Corvid Bank. A new card is added in the app after a second confirmation.",
         ),
+        says=("My card was declined.", "Which cards do you take?", "My payment failed.", "Can I pay by card?"),
     ),
     Topic(
         "crash",
@@ -181,6 +196,7 @@ TOPICS = (
             "Hello from Bloom! Oh no, a wilted app! Update it, open it again, and it will bloom once more!",
             "Thank you for contacting Corvid Bank. We regret the trouble; please install the newest version of the app.",
         ),
+        says=("The app crashes.", "My app is frozen.", "The app does not open.", "It does not work."),
     ),
     Topic(
         "item",
@@ -206,6 +222,8 @@ TRACKING = Topic(
         "Where is my order?", "Where is my package?", "When will my order arrive?", "My order is late.",
         "Track my order.", "How long does shipping take?", "I am waiting for my delivery.", "Has my parcel been sent?",
         "My package did not arrive.", "What is the status of my order?", "Where is order {number}?",
+        "Where is my parcel?", "Where is my delivery?", "My package has not come.", "When will my parcel come?",
+        "When does my package arrive?", "Nothing has arrived yet.",
     ),
     (
         "Your order is on its way. You can follow it under my orders, it takes about three days.",
@@ -261,6 +279,8 @@ def _turn(rng: random.Random, voice: str) -> tuple[str, str]:
     else:
         topic = TOPICS[-1] if rng.random() < 0.25 else rng.choice(TOPICS)
         ask = rng.choice(HOW).replace("{do}", rng.choice(topic.asks))
+        if topic.says and rng.random() < SAID_SHARE:
+            ask = rng.choice(topic.says)
     item, number = rng.choice(ITEMS), str(rng.randint(1, 9999))
     opener = rng.choice(OPENERS)
     if opener and ask[0] != "I":

@@ -16,8 +16,8 @@ def main() -> None:
     """Parse the options and make the models."""
     parser = argparse.ArgumentParser(prog="make_models", description="Make the tiny base model and its adapters.")
     parser.add_argument("--out", type=Path, required=True, help="folder for base/, adapters/ and manifest.json")
-    parser.add_argument("--base-steps", type=int, default=1200, help="optimizer steps of the base model")
-    parser.add_argument("--adapter-steps", type=int, default=400, help="optimizer steps of each adapter")
+    parser.add_argument("--base-steps", type=int, default=1500, help="optimizer steps of the base model")
+    parser.add_argument("--adapter-steps", type=int, default=250, help="optimizer steps of each adapter")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     chosen = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Real stores for tests: one Redis server a session, emptied between tests."""
+"""Real stores for tests: one Redis server a session, emptied between tests; one PostgreSQL, a database for each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.postgres import running_postgres
 from tests.support.processes import free_port, stop
 
 
@@ -43,3 +44,10 @@ def redis_url(redis_server: str) -> str:
         connection.sendall(b"FLUSHALL\r\n")
         connection.recv(64)
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL on loopback, as a URL without a database's name; a missing one fails loudly."""
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as url:
+        yield url

@@ -15,8 +15,10 @@ from contextlib import AbstractAsyncContextManager
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
+from app.observability.metrics import Metrics
 from app.types import Operation, Reply, Request
 
+CLIENT_CLOSED = 499  # nginx's status for a client that went away before it had one
 Answer = Callable[[Request], AbstractAsyncContextManager[Reply]]
 
 
@@ -29,12 +31,14 @@ class Inference:
         answer: Answer,
         *,
         new_id: Callable[[], str],
+        metrics: Metrics,
         max_body_bytes: int,
         body_timeout_seconds: float,
     ) -> None:
         self._operation = operation
         self._answer = answer
         self._new_id = new_id
+        self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._body_timeout_seconds = body_timeout_seconds
 
@@ -51,6 +55,7 @@ class Inference:
         )
         scope["request_id"] = request.id
         opening = Opening(send, request.id, started)
+        self._metrics.arrived()
         try:
             if scope["method"] != "POST":
                 allow = ((b"allow", b"POST"),)
@@ -62,11 +67,13 @@ class Inference:
         except asyncio.CancelledError:
             if not client.gone:
                 raise
+            opening.given_up()
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
         finally:
             client.close()
+            self._metrics.answered(self._operation.value, opening.status)
 
 
 class Client:
@@ -136,6 +143,7 @@ class Opening:
         self._request_id = request_id.encode()
         self._started = started
         self._begun = False
+        self.status = 500  # what the application says if nothing comes of this
 
     async def reply(self, reply: Reply) -> None:
         """Send head and body as they come."""
@@ -165,8 +173,13 @@ class Opening:
         await self._head(error.status, headers)
         await self._send({"type": "http.response.body", "body": body})
 
+    def given_up(self) -> None:
+        """The caller has gone before there was anything to send."""
+        if not self._begun:
+            self.status = CLIENT_CLOSED
+
     async def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._begun = True
+        self._begun, self.status = True, status
         took = str(int((time.perf_counter() - self._started) * 1000)).encode()
         headers += [
             (b"x-request-id", self._request_id),

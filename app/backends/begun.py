@@ -11,7 +11,7 @@ from typing import Self
 
 import msgspec
 
-from app.backends.metering import UNREADABLE, decode_event, says_error
+from app.backends.metering import NULL, UNREADABLE, decode_event, says_error
 from app.backends.relay import data_of, split
 from app.errors import UpstreamFailed, UpstreamRefused
 from app.interfaces import Upstream
@@ -25,7 +25,7 @@ class _Error(msgspec.Struct):
 
 
 class _Envelope(msgspec.Struct):
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = NULL
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
@@ -73,20 +73,24 @@ async def _first_event(blocks: AsyncIterator[bytes]) -> bytes:
         prefix += block
         if len(prefix) > MAX_PREFIX_BYTES or _starts(prefix):
             return prefix
-    if data_of(prefix) is None:
+    if not _starts(prefix + b"\n\n"):
         raise UpstreamFailed("The upstream ended its answer before it began.")
     return prefix
 
 
 def _starts(prefix: bytes) -> bool:
-    """Whether a whole event with data is here; raises if it is an error."""
+    """Whether a whole event is here that a client can read; raises if it is an error."""
     for event in split(prefix):
         data = data_of(event) if event.endswith((b"\n\n", b"\n\r\n")) else None
         if data is None:
             continue
-        if b'"error"' in data and (chunk := decode_event(data)) is not None and chunk.failed:
+        if data == b"[DONE]":
+            return True
+        chunk = decode_event(data)
+        if chunk is not None and chunk.failed:
             raise _as_error(data)
-        return True
+        if chunk is not None:
+            return True
     return False
 
 
@@ -104,7 +108,7 @@ async def _whole(blocks: AsyncIterator[bytes]) -> bytes:
 def _as_error(body: bytes) -> UpstreamFailed | UpstreamRefused:
     """An error under status 200: the caller's own fault when its code is a client error's, as vLLM says it."""
     try:
-        error = msgspec.json.decode(_ENVELOPE.decode(body).error or b"null", type=_Error)
+        error = msgspec.json.decode(_ENVELOPE.decode(body).error, type=_Error)
     except UNREADABLE:
         error = _Error()
     if error.code in (400, 413, 415, 422):

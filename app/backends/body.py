@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from app.backends.metering import NULL
 from app.errors import InvalidRequest
 from app.types import Call, Endpoint
 
@@ -39,7 +40,7 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _Message(msgspec.Struct):
-    content: msgspec.Raw | None = None
+    content: msgspec.Raw = NULL
 
 
 _MESSAGES = msgspec.json.Decoder(list[_Message])
@@ -58,7 +59,7 @@ def outgoing(endpoint: Endpoint, call: Call) -> bytes:
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
-    if options is None or bytes(options).strip() == b"null":
+    if options is None or bytes(options) == b"null":
         return _INCLUDE
     return msgspec.Raw(msgspec.json.encode({**_OBJECT.decode(options), "include_usage": True}))
 
@@ -68,7 +69,7 @@ def _refuse_remote_media(messages: bytes) -> None:
     if b"_url" not in messages and b"\\u" not in messages:
         return
     for message in _MESSAGES.decode(messages):
-        content = bytes(message.content or b"null").lstrip()
+        content = bytes(message.content)
         for part in _PARTS.decode(content) if content.startswith(b"[") else ():
             if any(_is_remote(value) for name, value in part.items() if name.endswith("_url")):
                 raise InvalidRequest("messages: media must be given inline, as a data: URL", param="messages")

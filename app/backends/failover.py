@@ -1,9 +1,10 @@
 """The only place that tries again: target after target, until the first bytes of an answer are here.
 
 Another target is tried after UpstreamFailed and Unavailable; a refusal (4xx) is the caller's and is final. In place,
-a call is tried once more on a pool (placement then takes another replica, or loads the adapter again if the replica
-lost it) and where a kept-alive connection proved stale, within the retry budget; a lost adapter is not charged to it,
-for a replica that restarts loses all of them at once. Time-outs are not tried again in place: the caller has waited.
+a call is tried again on a pool (placement then takes another server, or loads the adapter again if the server lost it)
+and where a kept-alive connection proved stale. The retry budget bounds these tries, but for two reasons that cannot
+make a storm: a lost adapter (a server that restarts loses all of them at once) and a lost connection of a pool (a dead
+server answers nobody, and its breaker opens). Time-outs are not tried again in place: the caller has waited.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import structlog
 from app.backends.begun import Begun, begin
 from app.backends.health import Health, RetryBudget
 from app.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimedOut
-from app.interfaces import Backend, Placement, Record, Upstream
+from app.interfaces import Backend, Outgoing, Placement, Upstream
 from app.types import Call, Choice, Endpoint, Target
 
+TRIES = 3
 _log = structlog.get_logger()
 
 
@@ -35,7 +37,7 @@ class Failover:
     retries: RetryBudget
 
     def reach(
-        self, choice: Choice, call: Call, record: Record, request_id: str, affinity: str
+        self, choice: Choice, call: Call, record: Outgoing, request_id: str, affinity: str
     ) -> AbstractAsyncContextManager[tuple[Target, Upstream]]:
         """The first target of this choice that begins to answer, open until the context ends."""
         return self.open_first(choice.targets, call, request_id=request_id, affinity=affinity, sent=record.sent)
@@ -83,12 +85,14 @@ class _Attempts:
         await self._open.__aexit__(kind, exc, trace)
 
     async def _answering(self, target: Target) -> Begun:
-        try:
-            return await self._attempt(target)
-        except UpstreamFailed as exc:
-            if not self._may_retry(target, exc):
-                raise
-            _log.info("upstream_retried", upstream=target.upstream, request_id=self._request_id, lost=exc.model_missing)
+        for _ in range(TRIES - 1):
+            try:
+                return await self._attempt(target)
+            except UpstreamFailed as exc:
+                if not self._may_retry(target, exc):
+                    raise
+                lost = exc.model_missing
+            _log.info("upstream_retried", upstream=target.upstream, request_id=self._request_id, lost_adapter=lost)
         return await self._attempt(target)
 
     async def _attempt(self, target: Target) -> Begun:
@@ -115,7 +119,7 @@ class _Attempts:
         return begun
 
     def _may_retry(self, target: Target, exc: UpstreamFailed) -> bool:
-        if exc.model_missing:
+        if exc.model_missing or (target.is_pool and exc.connection_lost):
             return True
         if isinstance(exc, UpstreamTimedOut) or exc.retry_after_seconds is not None:
             return False

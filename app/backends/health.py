@@ -7,6 +7,7 @@ A breaker never refuses by itself: when every target is open, the one that is du
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -52,7 +53,7 @@ class _Breaker:
 class Health:
     """The breakers of all upstreams, by the name of a provider or the address of a replica."""
 
-    clock: Clock
+    clock: Clock = time.monotonic
     config: BreakerConfig = field(default_factory=BreakerConfig)
     _breakers: dict[str, _Breaker] = field(default_factory=dict)
 
@@ -134,7 +135,7 @@ class Health:
 class RetryBudget:
     """Tries in place are at most `ratio` of the calls of the last window, so a broken upstream meets no storm."""
 
-    clock: Clock
+    clock: Clock = time.monotonic
     ratio: float = 0.1
     free_calls: int = 10
     window_seconds: float = 10.0

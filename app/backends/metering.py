@@ -15,6 +15,9 @@ from app.types import Usage
 
 MAX_TOKENS = 10_000_000
 FOLD_BYTES = 64 * 1024
+MAX_TEXT_CHARS = 4 * 1024 * 1024  # beyond it events are counted, one token each: an upstream may be hostile
+
+NULL = msgspec.Raw(b"null")  # a field that is absent; msgspec cannot take `Raw | None`
 
 
 class _Details(msgspec.Struct):
@@ -59,12 +62,12 @@ class _Choice(msgspec.Struct):
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    usage: msgspec.Raw = NULL
+    error: msgspec.Raw = NULL
 
 
 class _Whole(msgspec.Struct):
-    usage: msgspec.Raw | None = None
+    usage: msgspec.Raw = NULL
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -93,13 +96,13 @@ def decode_event(data: bytes) -> Chunk | None:
         return None
     reasons = [choice.finish_reason for choice in chunk.choices or () if choice.finish_reason]
     failed = says_error(chunk.error)
-    usage = chunk.usage if chunk.usage is not None and bytes(chunk.usage).strip() != b"null" else None
+    usage = None if bytes(chunk.usage) == b"null" else chunk.usage
     return Chunk(usage, reasons, failed, is_extra=chunk.choices == [] and not failed)
 
 
-def says_error(error: msgspec.Raw | None) -> bool:
+def says_error(error: msgspec.Raw) -> bool:
     """Whether an `error` member means one: the SDKs raise on any that is truthy."""
-    return error is not None and bytes(error).strip() not in _NOTHING
+    return bytes(error) not in _NOTHING
 
 
 def valid_usage(raw: msgspec.Raw | bytes) -> Usage | None:
@@ -121,7 +124,7 @@ def read_usage(body: bytes) -> Usage | None:
         whole = _WHOLE.decode(body)
     except UNREADABLE:
         return None
-    return None if whole.usage is None else valid_usage(whole.usage)
+    return valid_usage(whole.usage)
 
 
 class Emitted:
@@ -131,6 +134,7 @@ class Emitted:
         self._raw: list[bytes] = []
         self._raw_bytes = 0
         self._texts: list[str] = []
+        self._chars = 0
         self._events = 0
 
     def add(self, events: bytes) -> None:
@@ -152,9 +156,12 @@ class Emitted:
         self._raw_bytes = 0
         for line in lines:
             text = _text(line[5:]) if line.startswith(b"data:") else ""
-            if text:
+            if not text:
+                continue
+            self._events += 1
+            if self._chars < MAX_TEXT_CHARS:
                 self._texts.append(text)
-                self._events += 1
+                self._chars += len(text)
 
 
 def _text(data: bytes) -> str:
@@ -173,3 +180,8 @@ def _of(choice: _TextChoice) -> str:
     parts = [delta.content, delta.refusal, delta.reasoning or delta.reasoning_content]
     parts += [part for call in calls for part in (call.name, call.arguments)]
     return "".join(part for part in parts if part)
+
+
+def approximate_tokens(text: str) -> int:
+    """About four bytes a token, as BPE vocabularies have on English text: for answers whose upstream did not count."""
+    return -(-len(text.encode()) // 4)

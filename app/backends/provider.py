@@ -26,6 +26,7 @@ from app.errors import UpstreamFailed, UpstreamTimedOut
 from app.types import Call, Endpoint, Operation
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_STREAM_BYTES = 1024 * 1024 * 1024  # a stream passes through, so this bounds time and money, not memory
 MAX_REFUSAL_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 16 * 1024
 READ_BUFFER_BYTES = 64 * 1024
@@ -45,6 +46,7 @@ _HEADERS = {
     "user-agent": "tunegate",
 }
 _BROKEN = (aiohttp.ClientError, HttpProcessingError, OSError)
+_HUNG_UP = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 _log = structlog.get_logger()
 
 
@@ -69,7 +71,8 @@ class HttpBackend:
 
     def open(self, endpoint: Endpoint, call: Call, request_id: str) -> HttpUpstream:
         """Send and wait for the head; raise UpstreamFailed (retriable elsewhere) or UpstreamRefused (4xx)."""
-        return HttpUpstream(self, endpoint, call, request_id, self._max_answer_bytes)
+        limit = MAX_STREAM_BYTES if call.stream else self._max_answer_bytes
+        return HttpUpstream(self, endpoint, call, request_id, limit)
 
     async def post(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
         """The upstream's head, within the endpoint's own time."""
@@ -130,18 +133,13 @@ class HttpUpstream:
         self._response: aiohttp.ClientResponse | None = None
         self._content: aiohttp.StreamReader = aiohttp.EMPTY_PAYLOAD
         self._last = b""
+        self._size = 0
 
     async def __aenter__(self) -> Self:
         try:
             response = await self._backend.post(self.endpoint, self._call)
-        except TimeoutError as exc:
+        except (TimeoutError, *_BROKEN) as exc:
             raise self._failed(exc) from exc
-        except _BROKEN as exc:
-            error = self._failed(exc)
-            error.disconnected = isinstance(
-                exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError
-            ) and not isinstance(exc, aiohttp.ClientConnectorError)
-            raise error from exc
         self._response = response
         try:
             await self._begin(response)
@@ -184,25 +182,25 @@ class HttpUpstream:
         if response.status != 200:
             payload = await self._read_refusal()
             raise as_error(self.endpoint, response.status, payload, response.headers.get("retry-after", ""))
-        if self._call.stream and not self.content_type.startswith(b"text/event-stream"):
+        if self._call.stream and not self.content_type.lower().startswith(b"text/event-stream"):
             raise UpstreamFailed("The upstream did not answer with an event stream.")
-        if (response.content_length or 0) > self._limit and not self._call.stream:
+        if (response.content_length or 0) > self._limit:
             raise UpstreamFailed("The upstream's answer is too large.")
 
     async def _read(self) -> bytes:
         try:
-            return await self._content.readany()
+            block = await self._content.readany()
         except (TimeoutError, *_BROKEN) as exc:
             raise self._failed(exc) from exc
+        self._size += len(block)
+        if self._size > self._limit:
+            raise UpstreamFailed("The upstream's answer is too large.")
+        return block
 
     async def _read_all(self) -> bytes:
         blocks: list[bytes] = []
-        size = 0
         while block := await self._read():
             blocks.append(block)
-            size += len(block)
-            if size > self._limit:
-                raise UpstreamFailed("The upstream's answer is too large.")
         return b"".join(blocks)
 
     async def _read_refusal(self) -> bytes:
@@ -221,6 +219,13 @@ class HttpUpstream:
     def _failed(self, exc: BaseException) -> UpstreamFailed:
         reason = type(exc).__name__
         _log.warning("upstream_failed", upstream=self.endpoint.upstream, request_id=self._request_id, reason=reason)
+        unreached = isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+        error = self._described(exc)
+        error.connection_lost = unreached or not isinstance(exc, TimeoutError)
+        error.disconnected = self._response is None and not unreached and isinstance(exc, _HUNG_UP)
+        return error
+
+    def _described(self, exc: BaseException) -> UpstreamFailed:
         if isinstance(exc, TimeoutError):
             return UpstreamTimedOut("The upstream did not answer in time.")
         if self._response is None:

@@ -7,7 +7,7 @@ finds its counters right. An upstream that breaks off after the head becomes Ope
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.backends.relay import Relay, error_event, read_usage, renamed
 from app.errors import UpstreamFailed
@@ -16,9 +16,9 @@ from app.types import Call, Reply, Target, Usage
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
-DONE = b"data: [DONE]"
+MAX_KEPT_BYTES = 1024 * 1024  # no cache keeps a longer stream, so its events are let go of
 
-Keep = Callable[[bytes], Awaitable[None]]
+Keep = Callable[[bytes, Usage | None], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,26 @@ class _Streamed:
         return self.relay.usage_or_estimate(self.call.prompt_tokens_estimate, self.count_tokens)
 
 
+@dataclass(slots=True)
+class _Sent:
+    """The events that the caller has got, while they are few enough to be kept."""
+
+    events: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def all(self) -> bool:
+        return self.size <= MAX_KEPT_BYTES
+
+    def add(self, events: bytes, wanted: bool) -> bytes:
+        if wanted and self.all:
+            self.size += len(events)
+            self.events.append(events)
+        elif self.events:
+            self.events.clear()
+        return events
+
+
 @dataclass(frozen=True, slots=True)
 class Replier:
     """Turns upstream answers into replies."""
@@ -57,7 +77,7 @@ class Replier:
         record.metered(target, _Whole(used))
         body = renamed(body, target.model, call.route)
         if keep is not None:
-            await keep(body)
+            await keep(body, used)
         await record.settle()
         return Reply(200, [(b"content-type", JSON)], _once(body), stream=False)
 
@@ -66,27 +86,23 @@ class Replier:
     ) -> AsyncIterator[bytes]:
         relay = Relay(include_usage=call.include_usage, upstream_model=target.model, public_model=call.route)
         record.metered(target, _Streamed(relay, call, self.count_tokens))
-        sent: list[bytes] = []
-        last = b""
+        sent = _Sent()
         try:
             async for block in upstream.blocks():
                 record.first_byte()
-                out = relay.feed(block)
-                if keep is not None:
-                    sent.append(out)
-                if DONE in out[-32:]:
-                    last = out
+                last = sent.add(relay.feed(block), keep is not None)
+                if relay.done:
                     break
-                if out:
-                    yield out
+                if last:
+                    yield last
             else:
-                last = relay.finish()
+                last = sent.add(relay.finish(), keep is not None)
+            last += _early_end(relay, record)
         except UpstreamFailed as exc:
             record.broke(exc)
             last = error_event(exc)
-        else:
-            if keep is not None and DONE in last:
-                await keep(b"".join(sent))
+        if keep is not None and relay.done and relay.complete and sent.all:
+            await keep(b"".join(sent.events), relay.usage)
         await record.settle()
         if last:
             yield last
@@ -98,3 +114,12 @@ class Replier:
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
+
+
+def _early_end(relay: Relay, record: Record) -> bytes:
+    """What is left to tell at the body's end: nothing, unless the answer said neither why it finished nor [DONE]."""
+    if relay.complete:
+        return b""
+    error = UpstreamFailed("The upstream ended its answer early.")
+    record.broke(error)
+    return b"" if relay.failed else error_event(error)

@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from app.cache.minilm import DIMENSIONS, MAX_TOKENS, ensure_graph, model_files
+from app.cache.minilm import DIMENSIONS, GRAPH_REVISION, MAX_TOKENS, ensure_graph, model_files
 from app.interfaces import EmbedderFailed
 
 MAX_BATCH_TOKENS = 4096  # padded tokens of one run of the graph; bounds memory when a caller sends hundreds of texts
@@ -30,6 +30,7 @@ class MiniLM:
     """Implements `app.interfaces.Embedder`; build it with `MiniLM.load` and close it when done."""
 
     dimensions = DIMENSIONS
+    model = f"minilm-int8-{GRAPH_REVISION}"
 
     def __init__(self, session: onnxruntime.InferenceSession, tokenizer: str) -> None:
         self._session = session

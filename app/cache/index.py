@@ -1,8 +1,10 @@
 """Vectors of one scope in memory, and the bound on all of them.
 
 The narrow interface that a vector server could take over is `ScopeIndex`: add, nearest, forget. What is here is a
-numpy matrix and one product: 0.2 ms for 10,000 rows. Rows are 32-bit floats in memory, since numpy has no fast 16-bit
-product (10 ms for the same rows); on the way between replicas they are 16-bit.
+numpy matrix of eight-bit rows with one scale each (388 bytes a turn; the cosine moves by less than 0.003), multiplied
+in blocks that fit the processor's cache: 0.5 ms for 10,000 rows, 3 ms for 50,000. numpy has no fast product of small
+types itself (16-bit rows take 26 ms for 10,000), but turns eight-bit numbers into floats faster than memory delivers
+floats, so this is quicker than 32-bit rows too, once these no longer fit the cache.
 
 An index is a hint, never the truth: every answer is fetched from Redis by its key before it is used, so what is
 forgotten, evicted or overwritten here only costs a miss.
@@ -17,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIRST_ROWS = 16
+BLOCK_ROWS = 512
+_STEPS = 127
+_SCALE = np.dtype("<f4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +33,26 @@ class Neighbour:
     similarity: float
 
 
+def encode(vector: NDArray[np.float32]) -> bytes:
+    """A unit vector as a row: its scale, then eight bits a dimension."""
+    scale = float(np.abs(vector).max()) / _STEPS or 1.0
+    return np.array([scale], _SCALE).tobytes() + np.round(vector / scale).astype(np.int8).tobytes()
+
+
+def row_bytes(dimensions: int) -> int:
+    """How long a row of so many dimensions is."""
+    return _SCALE.itemsize + dimensions
+
+
 class ScopeIndex:
     """The turns of one scope; when full, the oldest rows are overwritten."""
 
     def __init__(self, dimensions: int, max_entries: int) -> None:
         self.last_id = b"0-0"
         self._max_entries = max_entries
-        self._matrix = np.empty((min(FIRST_ROWS, max_entries), dimensions), np.float32)
+        rows = min(FIRST_ROWS, max_entries)
+        self._matrix = np.empty((rows, dimensions), np.int8)
+        self._scales = np.empty(rows, np.float32)
         self._entries: list[tuple[bytes, bytes]] = []
         self._rows: dict[bytes, int] = {}
         self._oldest = 0
@@ -42,18 +60,19 @@ class ScopeIndex:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, key: bytes, vector: NDArray[np.floating], features: bytes) -> None:
+    def add(self, key: bytes, encoded: bytes, features: bytes) -> None:
         """Keep a turn; a key that is known takes its new vector."""
         row = self._rows.get(key)
         if row is None:
             row = self._free_row()
             self._rows[key] = row
-        self._matrix[row] = vector
+        self._scales[row] = np.frombuffer(encoded, _SCALE, 1)[0]
+        self._matrix[row] = np.frombuffer(encoded, np.int8, offset=_SCALE.itemsize)
         self._entries[row] = (key, features)
 
     def nearest(self, vector: NDArray[np.float32], threshold: float, limit: int) -> list[Neighbour]:
         """Up to `limit` turns at least as similar as `threshold`, nearest first."""
-        similarities = self._matrix[: len(self._entries)] @ vector
+        similarities = self._similarities(vector)
         rows = np.flatnonzero(similarities >= threshold)
         best: list[int] = rows[np.argsort(-similarities[rows], kind="stable")][:limit].tolist()
         return [Neighbour(*self._entries[row], similarity=float(similarities[row])) for row in best]
@@ -66,15 +85,30 @@ class ScopeIndex:
         last = self._entries.pop()
         if row < len(self._entries):
             self._matrix[row] = self._matrix[len(self._entries)]
+            self._scales[row] = self._scales[len(self._entries)]
             self._entries[row] = last
             self._rows[last[0]] = row
         self._oldest = 0
+
+    def _similarities(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        count = len(self._entries)
+        found = np.empty(count, np.float32)
+        floats = np.empty((min(BLOCK_ROWS, count), len(vector)), np.float32)
+        for start in range(0, count, BLOCK_ROWS):
+            end = min(start + BLOCK_ROWS, count)
+            block = floats[: end - start]
+            np.copyto(block, self._matrix[start:end])
+            np.dot(block, vector, out=found[start:end])
+        found *= self._scales[:count]
+        return found
 
     def _free_row(self) -> int:
         row = len(self._entries)
         if row < self._max_entries:
             if row == len(self._matrix):
-                self._matrix = np.resize(self._matrix, (min(2 * row, self._max_entries), self._matrix.shape[1]))
+                rows = min(2 * row, self._max_entries)
+                self._matrix = np.resize(self._matrix, (rows, self._matrix.shape[1]))
+                self._scales = np.resize(self._scales, rows)
             self._entries.append((b"", b""))
             return row
         row, self._oldest = self._oldest, (self._oldest + 1) % self._max_entries

@@ -1,12 +1,15 @@
 """What an answer may stand for: the scope it belongs to and the turn it answers. Pure.
 
 Two calls share a scope only when everything but the wording of the last user turn is the same: tenant, route, variant,
-every target with its adapter's content hash, operation, system prompt, history, response format, sampling, and any
-field we have never heard of. Left out are the fields that do not change the answer (`IGNORED`). Parts are hashed with
-their lengths in front, so that none can run into the next. A promoted adapter has another hash, so the answers of the
-old one can no longer be reached.
+every target with its adapter's content hash, operation, system prompt, history, tools, response format, sampling, and
+any field we have never heard of. Left out are the fields that do not change the answer (`IGNORED`). Parts are hashed
+with their lengths in front, so that none can run into the next. A promoted adapter has another hash, so the answers of
+the old one can no longer be reached.
 
 What cannot be read with certainty is not cached: the caller then simply asks upstream.
+
+`Labels` are short digests of what an operator may want to forget answers by; they stand in the names of Redis keys, so
+that such answers can be found again. A collision of two labels of one tenant costs a miss.
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ from app.types import Call, Choice, Operation, Principal, Target
 IGNORED = frozenset({"model", "stream", "stream_options", "user", "metadata", "store"})
 
 _TURN_FIELDS = {Operation.CHAT: "messages", Operation.COMPLETIONS: "prompt"}
-_CALLABLE = ("tools", "functions")
 _LOGPROBS = ("logprobs", "top_logprobs")
 _UNSET = (b"null", b"false")
 _DIGEST_VERSION = b"tunegate-cache-1"
@@ -37,10 +39,21 @@ class Bypass(StrEnum):
     OPERATION = "operation"
     NO_TURN = "no_turn"
     CHOICES = "choices"
-    TOOLS = "tools"
     LOGPROBS = "logprobs"
-    CACHE_CONTROL = "cache_control"
     UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What an answer was made by, as 8 hexadecimal digits each; `adapter` is the name, `version` the version's id."""
+
+    route: str
+    variant: str
+    adapter: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.route}.{self.variant}.{self.adapter}.{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +63,13 @@ class Keys:
     scope: bytes
     exact: bytes
     turn: str
+    labels: Labels
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     turn: str
     rest: Any
-
-
-def cacheable(call: Call) -> Bypass | None:
-    """Why this call must go upstream, or None when its answer may be looked up and kept."""
-    asked = _asked(call)
-    return asked if isinstance(asked, Bypass) else None
 
 
 def keys(principal: Principal, call: Call, choice: Choice) -> Keys | Bypass:
@@ -73,13 +81,12 @@ def keys(principal: Principal, call: Call, choice: Choice) -> Keys | Bypass:
         digest = _digest(_scope_parts(principal, call, choice, asked.rest))
     except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError):
         return Bypass.UNREADABLE
-    return Keys(digest, exact_key(digest, asked.turn), asked.turn)
+    return Keys(digest, exact_key(digest, asked.turn), asked.turn, _labels(choice))
 
 
-def scope(principal: Principal, call: Call, choice: Choice) -> bytes | None:
-    """The 32 bytes that bound whose answer this call may get, or None for a call that is not cacheable."""
-    found = keys(principal, call, choice)
-    return None if isinstance(found, Bypass) else found.scope
+def label(name: str) -> str:
+    """A name as it stands in Redis keys: 8 hexadecimal digits."""
+    return hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
 
 
 def exact_key(scope: bytes, turn: str) -> bytes:
@@ -95,12 +102,8 @@ def normalised(turn: str) -> str:
 def _asked(call: Call) -> _Asked | Bypass:
     if call.operation not in _TURN_FIELDS:
         return Bypass.OPERATION
-    if "no-store" in call.cache_control or "no-cache" in call.cache_control:
-        return Bypass.CACHE_CONTROL
     if call.choices != 1:
         return Bypass.CHOICES
-    if any(_is_set(call, field) for field in _CALLABLE):
-        return Bypass.TOOLS
     if any(_is_set(call, field) for field in _LOGPROBS):
         return Bypass.LOGPROBS
     try:
@@ -150,6 +153,12 @@ def _scope_parts(principal: Principal, call: Call, choice: Choice, rest: Any) ->
     for field in sorted(call.fields.keys() - IGNORED - {turn_field}):
         yield field.encode()
         yield _canonical(msgspec.json.decode(call.fields[field]))
+
+
+def _labels(choice: Choice) -> Labels:
+    adapter = choice.targets[0].adapter
+    name, version = (adapter.name, adapter.id) if adapter else ("", "")
+    return Labels(label(choice.route.name), label(choice.variant), label(name), label(version))
 
 
 def _target_parts(target: Target) -> Iterable[bytes]:

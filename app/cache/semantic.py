@@ -1,9 +1,10 @@
 """Near turns of one scope, shared by all replicas through a Redis stream.
 
-Every replica appends what it stores to the scope's stream and reads the stream on from where it stopped before each
-search. So an entry is visible everywhere at once, a restarted process warms itself with its first lookup, and there is
-no background task to fall behind. Applying is idempotent (entries up to `last_id` are skipped), so concurrent lookups
-need no lock. A stream is bounded in length and age; one that nobody adds to expires.
+Every replica appends what it stores to the scope's stream and reads the stream on from where it stopped with each
+lookup. So an entry is visible everywhere at once, a restarted process warms itself with its first lookup, and no
+background task can fall behind. Applying is idempotent (entries up to `last_id` are skipped), so concurrent lookups
+need no lock. One page is read with a lookup; a scope that has more (after a restart) is caught up by a task of its
+own, for which a lookup waits only a moment. A stream is bounded in length and age; one that nobody adds to expires.
 
 The prompt itself is not stored, but its vector and the guard's features are, and features hold words of it: they live
 in Redis under the tenant's prefix, no longer than the answers they lead to.
@@ -11,23 +12,52 @@ in Redis under the tenant's prefix, no longer than the answers they lead to.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.typing import NDArray
+from redis.exceptions import ResponseError
 
 from app.cache.features import Features
 from app.cache.guard import GuardReason, refusal
-from app.cache.index import Indexes, ScopeIndex
-from app.storage.redis import RedisStore
+from app.cache.index import Indexes, Neighbour, ScopeIndex, encode, row_bytes
+from app.cache.key import Keys, label
+from app.cache.tasks import Tasks
+from app.storage.redis import RedisDown, RedisStore
 
 CANDIDATES = 8  # near turns that the guard looks at; one that is refused does not hide the next
-PAGE = 256  # stream entries read at once, about 250 kB
+PAGE = 256  # stream entries read at once, about 150 kB
+BEGINNING = b"0-0"
+WARM_WAIT_SECONDS = 0.15  # a lookup's patience with a cold scope: much less than the answer it may spare
 
 _FEATURES = msgspec.msgpack.Decoder(Features)
+_ENCODER = msgspec.msgpack.Encoder()
 _VECTOR, _WORDS, _KEY = b"v", b"f", b"k"
+
+_logger = structlog.get_logger()
+
+Scope = tuple[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries of a stream that are on their way, and the id they come after."""
+
+    after: bytes
+    entries: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBounds:
+    """How long one scope's stream grows, in entries and seconds."""
+
+    max_entries: int
+    ttl_seconds: int
 
 
 class SemanticIndex:
@@ -39,72 +69,121 @@ class SemanticIndex:
         indexes: Indexes,
         *,
         dimensions: int,
-        max_entries: int,
+        model: str,
         on_refusal: Callable[[GuardReason], None],
     ) -> None:
         self._store = store
         self._indexes = indexes
-        self._row_bytes = dimensions * 2
-        self._max_entries = max_entries
+        self._row_bytes = row_bytes(dimensions)
+        self._model = label(model)
         self._on_refusal = on_refusal
+        self._catching_up: dict[Scope, asyncio.Task[None]] = {}
+        self._adding: dict[Scope, set[asyncio.Task[None]]] = {}
+        self._tasks = Tasks()
 
-    async def current(self, tenant_id: str, scope: bytes) -> ScopeIndex:
-        """The scope's index with everything any replica has added by now. Raises RedisDown."""
-        index = self._indexes.get(tenant_id, scope) or self._indexes.new()
-        while await self._read_on(tenant_id, scope, index):
-            pass
+    def read(self, tenant_id: str, keys: Keys) -> Page:
+        """Ask for the next page of the scope's stream."""
+        index = self._indexes.get(tenant_id, keys.scope)
+        after = BEGINNING if index is None else index.last_id
+        return Page(after, self._page(tenant_id, keys, after))
+
+    async def current(self, tenant_id: str, keys: Keys, page: Page) -> ScopeIndex:
+        """The scope's index with everything any replica had added when the page was asked for. Raises RedisDown."""
+        entries = await page.entries
+        if adding := self._adding.get((tenant_id, keys.scope)):  # here, for callers that have their answers already
+            await asyncio.wait(adding)
+            page = self.read(tenant_id, keys)
+            entries = await page.entries
+        index = self._indexes.get(tenant_id, keys.scope) or self._indexes.new()
+        missing = _order(index.last_id) < _order(page.after)  # it was evicted meanwhile: read it from the beginning
+        more = missing or self._apply(index, entries)
         if len(index):
-            self._indexes.keep(tenant_id, scope, index)
+            self._indexes.keep(tenant_id, keys.scope, index)
+        if more:
+            await asyncio.wait([self._catch_up(tenant_id, keys, index)], timeout=WARM_WAIT_SECONDS)
         return index
 
     def matches(
         self, index: ScopeIndex, vector: NDArray[np.float32], asked: Features, threshold: float
-    ) -> Sequence[bytes]:
-        """Keys of the turns that are near enough and that the guard lets through, nearest first."""
-        keys = []
+    ) -> Iterator[Neighbour]:
+        """The turns that are near enough and that the guard lets through, nearest first."""
         for near in index.nearest(vector, threshold, CANDIDATES):
             reason = refusal(asked, _FEATURES.decode(near.features))
             if reason is None:
-                keys.append(near.key)
+                yield near
             else:
                 self._on_refusal(reason)
-        return keys
 
     def add(
-        self, tenant_id: str, scope: bytes, key: bytes, vector: NDArray[np.float32], told: Features
-    ) -> Awaitable[Any]:
-        """Tell every replica of a turn whose answer is stored under `key`."""
-        row = vector.astype("<f2").tobytes()
-        fields = (_VECTOR, row, _WORDS, msgspec.msgpack.encode(told), _KEY, key)
-        return self._store.command("XADD", _name(tenant_id, scope), "MAXLEN", "~", self._max_entries, "*", *fields)
-
-    def age(self, tenant_id: str, scope: bytes, *, now: float, ttl_seconds: int) -> list[Awaitable[Any]]:
-        """Let go of entries whose answers have expired, and of the stream when its last one has."""
-        name, oldest = _name(tenant_id, scope), max(0, int((now - ttl_seconds) * 1000))
+        self,
+        tenant_id: str,
+        keys: Keys,
+        vector: NDArray[np.float32],
+        told: Features,
+        *,
+        now: float,
+        bounds: StreamBounds,
+    ) -> list[asyncio.Future[Any]]:
+        """Tell every replica of a turn whose answer is stored, and let go of those whose answers have expired."""
+        name = self._name(tenant_id, keys)
+        fields = (_VECTOR, encode(vector), _WORDS, _ENCODER.encode(told), _KEY, keys.exact)
+        oldest = max(0, int((now - bounds.ttl_seconds) * 1000))
         return [
+            self._store.command("XADD", name, "MAXLEN", "~", bounds.max_entries, "*", *fields),
             self._store.command("XTRIM", name, "MINID", "~", oldest),
-            self._store.command("EXPIRE", name, ttl_seconds),
+            self._store.command("EXPIRE", name, bounds.ttl_seconds),
         ]
 
-    async def _read_on(self, tenant_id: str, scope: bytes, index: ScopeIndex) -> bool:
-        after = b"(" + index.last_id
-        page = await self._store.command("XRANGE", _name(tenant_id, scope), after, "+", "COUNT", PAGE)
+    def adding(self, tenant_id: str, keys: Keys, task: asyncio.Task[None]) -> None:
+        """Let this process's lookups of the scope wait for a task that is going to `add`."""
+        scope = (tenant_id, keys.scope)
+        running = self._adding.setdefault(scope, set())
+        running.add(task)
+
+        def done(ended: asyncio.Task[None]) -> None:
+            running.discard(ended)
+            if not running and self._adding.get(scope) is running:
+                del self._adding[scope]
+
+        task.add_done_callback(done)
+
+    async def drain(self) -> None:
+        """End what runs."""
+        await self._tasks.drain()
+
+    def _catch_up(self, tenant_id: str, keys: Keys, index: ScopeIndex) -> asyncio.Task[None]:
+        scope = (tenant_id, keys.scope)
+        task = self._catching_up.get(scope)
+        if task is None:
+            task = self._catching_up[scope] = self._tasks.start(self._read_all(tenant_id, keys, index))
+            task.add_done_callback(lambda _: self._catching_up.pop(scope, None))
+        return task
+
+    async def _read_all(self, tenant_id: str, keys: Keys, index: ScopeIndex) -> None:
+        try:
+            while self._apply(index, await self._page(tenant_id, keys, index.last_id)):
+                pass
+        except (RedisDown, ResponseError) as exc:
+            _logger.debug("cache_not_warm", error=type(exc).__name__)
+        self._indexes.keep(tenant_id, keys.scope, index)
+
+    def _page(self, tenant_id: str, keys: Keys, after: bytes) -> asyncio.Future[Any]:
+        return self._store.command("XRANGE", self._name(tenant_id, keys), b"(" + after, "+", "COUNT", PAGE)
+
+    def _apply(self, index: ScopeIndex, page: list[tuple[bytes, list[bytes]]]) -> bool:
+        """Take what is new in a page; whether there may be more behind it."""
         for entry_id, fields in page:
             if _order(entry_id) > _order(index.last_id):
                 index.last_id = entry_id
-                self._apply(index, fields)
+                row, words, key = fields[1::2]
+                if len(row) == self._row_bytes:
+                    index.add(key, row, words)
         return len(page) == PAGE
 
-    def _apply(self, index: ScopeIndex, fields: dict[bytes, bytes]) -> None:
-        row = fields.get(_VECTOR, b"")
-        if len(row) == self._row_bytes:  # another length is another embedder's
-            index.add(fields[_KEY], np.frombuffer(row, "<f2").astype(np.float32), fields[_WORDS])
+    def _name(self, tenant_id: str, keys: Keys) -> str:
+        return f"tg:{{{tenant_id}}}:turns:{keys.labels}:{self._model}.{keys.scope.hex()}"
 
 
 def _order(entry_id: bytes) -> tuple[int, int]:
     moment, _, number = entry_id.partition(b"-")
     return int(moment), int(number or 0)
-
-
-def _name(tenant_id: str, scope: bytes) -> str:
-    return f"tg:{{{tenant_id}}}:sem:{scope.hex()}"

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import yaml
@@ -69,7 +69,7 @@ class Demo:
             for child in reversed(children):
                 _end(child)
 
-    def _watch(self, children: list[subprocess.Popen[bytes]]) -> None:
+    def _watch(self, children: list[subprocess.Popen[bytes]]) -> NoReturn:
         while all(child.poll() is None for child in children):
             time.sleep(0.2)
         raise DemoError(f"A server has stopped; its log is in {self.folder}.")

@@ -43,32 +43,12 @@ def migrate(config: Config = None) -> None:
     asyncio.run(migrate_database(_settings(config)))
 
 
-@app.command()
-def engine(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="TCP port to listen on.")] = 8001,
-    model: Annotated[
-        Path | None, typer.Option(help="Llama folder; default: the tiny model inside the package.")
-    ] = None,
-    max_loras: Annotated[int, typer.Option(help="Adapters per batch.")] = 2,
-    max_cpu_loras: Annotated[int, typer.Option(help="Adapters kept in host memory.")] = 4,
-    max_lora_rank: Annotated[int, typer.Option(help="Largest adapter rank.")] = 16,
-) -> None:
-    """Run the reference engine: vLLM's HTTP contract on a tiny real Llama, on a CPU."""
-    from app.engine.main import run
-    from app.engine.options import EngineOptions
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def engine(context: typer.Context) -> None:
+    """Run the reference engine: vLLM's HTTP contract on a tiny real Llama, on a CPU (flags: `engine --help`)."""
+    from app.engine.main import main as run
 
-    chosen = {"model": model} if model else {}
-    run(
-        EngineOptions(
-            host=host,
-            port=port,
-            max_loras=max_loras,
-            max_cpu_loras=max_cpu_loras,
-            max_lora_rank=max_lora_rank,
-            **chosen,
-        )
-    )
+    run(context.args, program="tunegate engine")
 
 
 @app.command()

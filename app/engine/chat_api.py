@@ -85,7 +85,7 @@ def _prepared(service: Service, body: ChatBody, request: Request) -> ChatCall:
     lora = service.adapters.resolve(body.model)
     text = engine.tokenizer.render(
         message_dicts(body.messages, engine.options.served_model_name),
-        add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+        add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         kwargs=body.chat_template_kwargs,
     )

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from app.engine.errors import EngineDead, EngineError
+from app.engine.errors import CallFailed, EngineDead, EngineError
 from app.engine.llama import Chunk, KVCache, Llama
 from app.engine.lora import Adapter
 from app.engine.metrics import EngineMetrics
@@ -90,17 +90,18 @@ class EngineCore:
 
     def run(self) -> None:
         """Loop until told to stop; after a failed step everything is answered with EngineDead."""
-        while self._take_messages():
-            if self.dead:
-                self._fail_all()
-                continue
+        while True:
             try:
-                self._round()
+                if not self._take_messages():
+                    return
+                if not self.dead:
+                    self._round()
             except Exception:  # noqa: BLE001  whatever breaks a step ends the engine, as in vLLM; the trace goes to the log
                 _log.exception("engine_died")
                 self.dead = True
-                self._fail_all()
                 self._hooks.on_death()
+            if self.dead:
+                self._fail_all()
 
     def _fail_all(self) -> None:
         doomed = list(self._scheduler)
@@ -195,3 +196,5 @@ def _answer(call: Call) -> None:
         call.answer.set_result(call.function())
     except EngineError as exc:
         call.answer.set_exception(exc)
+    except Exception as exc:  # noqa: BLE001  a broken adapter can fail anyhow; its caller hears it, the loop goes on
+        call.answer.set_exception(CallFailed(str(exc)))

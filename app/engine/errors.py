@@ -5,6 +5,7 @@ EngineError
 ├── AdapterError        an adapter that cannot be loaded
 │   ├── AdapterMissing  no adapter at that path (404)
 │   └── AdapterRefused  an adapter vLLM would not serve, or a broken file (500)
+├── CallFailed          a call into the loop that failed otherwise (500 with its text)
 └── EngineDead          the loop has stopped; nothing is answered any more (500, /health 503)
 """
 
@@ -54,6 +55,10 @@ class AdapterMissing(AdapterError):
 
 class AdapterRefused(AdapterError):
     """An adapter outside the servable rules, or a file that does not parse."""
+
+
+class CallFailed(EngineError):
+    """An error of no other kind inside a function that the loop was asked to run; the loop goes on."""
 
 
 class EngineDead(EngineError):

@@ -66,7 +66,8 @@ async def _validation_error(request: Request, exc: Exception) -> JSONResponse:  
 
 
 def _body(message: str, kind: str, param: str | None, code: int) -> dict[str, Any]:
-    text = _FILE_PATH.sub("<path>", _SYSTEM_PATH.sub("<path>", message)).strip()
+    whole = message.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be sent
+    text = _FILE_PATH.sub("<path>", _SYSTEM_PATH.sub("<path>", whole)).strip()
     return {"error": {"message": text, "type": kind, "param": param, "code": int(code)}}
 
 

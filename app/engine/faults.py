@@ -9,10 +9,16 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from app.engine.errors import AdapterRefused, RequestError
 from app.engine.options import Faults, Latency
+
+T = TypeVar("T", Latency, Faults)
+_LATENCY, _FAULTS = (frozenset(field.name for field in fields(kind)) for kind in (Latency, Faults))
+_LATENCY_TYPE, _FAULTS_TYPE = TypeAdapter(Latency), TypeAdapter(Faults)
 
 
 class FaultBoard:
@@ -25,14 +31,14 @@ class FaultBoard:
         self._random = random.Random(0)  # noqa: S311  chance of an injected fault, seeded to repeat
 
     def change(self, body: Mapping[str, Any]) -> None:
-        """Set the named fields of either part; an unknown name is the caller's 400 and changes nothing."""
-        known = {field.name for field in (*fields(Latency), *fields(Faults))}
-        unknown = sorted(set(body) - known)
+        """Set the named fields of either part; an unknown name or an impossible value is a 400 and changes nothing."""
+        unknown = sorted(set(body) - _LATENCY - _FAULTS)
         if unknown:
-            raise RequestError(f"unknown fault fields: {', '.join(unknown)}")
+            raise RequestError(f"unknown fault fields: {', '.join(unknown)}", param=unknown[0])
         with self._lock:
-            self.latency = replace(self.latency, **{k: v for k, v in body.items() if hasattr(self.latency, k)})
-            self.faults = replace(self.faults, **{k: v for k, v in body.items() if hasattr(self.faults, k)})
+            latency = _changed(_LATENCY_TYPE, self.latency, {k: v for k, v in body.items() if k in _LATENCY})
+            faults = _changed(_FAULTS_TYPE, self.faults, {k: v for k, v in body.items() if k in _FAULTS})
+            self.latency, self.faults = latency, faults
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as they stand."""
@@ -65,3 +71,12 @@ class FaultBoard:
                 fewer: dict[str, Any] = {name: left - 1}
                 self.faults = replace(self.faults, **fewer)
             return left != 0
+
+
+def _changed(kind: TypeAdapter[T], current: T, fresh: Mapping[str, Any]) -> T:
+    try:
+        return kind.validate_python({**asdict(current), **fresh})
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or None
+        raise RequestError(f"{place}: {first['msg']}" if place else first["msg"], param=place) from exc

@@ -89,8 +89,7 @@ def _shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:
 def _read(folder: Path) -> dict[str, Array]:
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
-        msg = f"{folder} doesn't contain tensors"
-        raise AdapterRefused(msg)
+        raise AdapterRefused(f"{folder} doesn't contain tensors")
     try:
         return read_tensors(path)
     except (SafetensorError, ValueError) as exc:
@@ -105,18 +104,16 @@ def _pairs(tensors: Mapping[str, Array], known: Iterable[str], folder: Path) -> 
             continue
         found = _LINEAR.match(full) or _EMBEDDING.match(full)
         if found is None:
-            msg = f"{full} is unsupported LoRA weight"
-            raise AdapterRefused(msg)
+            raise AdapterRefused(f"{full} is unsupported LoRA weight")
         pairs.setdefault(found["module"].removeprefix(_PREFIX), {})[found["side"]] = tensor
     names = sorted(known)
     unexpected = [module for module in pairs if module.rsplit(".", 1)[-1] not in names]
     if unexpected:
         listed = ", ".join(repr(name) for name in names)
-        msg = (
+        raise AdapterRefused(
             f"While loading {folder}, expected target modules in {{{listed}}} but received {unexpected}."
             " Please verify that the loaded LoRA module is correct"
         )
-        raise AdapterRefused(msg)
     return pairs
 
 
@@ -128,12 +125,10 @@ def _low_rank(
     max_rank: int,
 ) -> LowRank:
     if sides.keys() != {"A", "B"}:
-        msg = f"{module} has only one of its two LoRA matrices"
-        raise AdapterRefused(msg)
+        raise AdapterRefused(f"{module} has only one of its two LoRA matrices")
     a, b = sides["A"], sides["B"]
     if a.shape[0] != b.shape[1] or a.shape[0] > max_rank or a.shape[1] > shape[0] or b.shape[0] > shape[1]:
-        msg = f"{module}: matrices {a.shape} and {b.shape} do not fit rank {max_rank} and width {shape}"
-        raise AdapterRefused(msg)
+        raise AdapterRefused(f"{module}: matrices {a.shape} and {b.shape} do not fit rank {max_rank} and width {shape}")
     scaled = b * np.float32(config.scaling(module))
     return LowRank(_padded(a, (a.shape[0], shape[0])), _padded(scaled, (shape[1], a.shape[0])))
 

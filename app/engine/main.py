@@ -8,12 +8,29 @@ import argparse
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from app.engine.options import EngineOptions, Latency, LoraModule, packaged_model
+from app.engine.options import EngineOptions, Faults, Latency, LoraModule
 
 _SWITCH_INTERVAL_S = 0.0005
+_LATENCY = {
+    "first_token_s": "wait of a sequence before its first token",
+    "per_token_s": "wait of a sequence before each further token",
+    "load_s": "time to read an adapter, in which nothing else runs",
+}
+_FAULTS = {
+    "error_status": "status of injected errors",
+    "error_next": "completions that fail; -1: all",
+    "error_rate": "share of those that do fail",
+    "hang_next": "completions that never answer; -1: all",
+    "drop_after_chunks": "stream events before an injected cut",
+    "drop_next": "completions whose connection is cut; -1: all",
+    "load_error_next": "adapter loads that fail; -1: all",
+    "unhealthy": "answer /health with 503",
+}
 
 
 def run(options: EngineOptions) -> None:
@@ -46,47 +63,62 @@ def run(options: EngineOptions) -> None:
         sys.exit(1)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, *, program: str = "python -m app.engine") -> None:
     """Read the flags and serve."""
-    run(parse(arguments))
+    run(parse(arguments, program=program))
 
 
-def parse(arguments: Sequence[str] | None = None) -> EngineOptions:
-    """Read the flags; names and meanings are vLLM's, those under "injection" are ours."""
+def parse(arguments: Sequence[str] | None = None, *, program: str = "python -m app.engine") -> EngineOptions:
+    """Read the flags; names and meanings are vLLM's, those under "injection" are ours. A bad flag ends the program."""
+    parser = _parser(program)
+    found = vars(parser.parse_args(arguments))
+    try:
+        found["latency"] = Latency(**{name: found.pop(name) for name in _LATENCY})
+        found["faults"] = Faults(**{name: found.pop(name) for name in _FAULTS})
+        return EngineOptions(**{**found, "lora_modules": tuple(found["lora_modules"])})
+    except ValueError as exc:
+        parser.error(str(exc))
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
     defaults = EngineOptions()
     parser = argparse.ArgumentParser(
-        prog="python -m app.engine", description="The reference engine: vLLM's HTTP contract on a CPU, for tests."
+        prog=program,
+        description="The reference engine: vLLM's HTTP contract over a tiny real Llama, on a CPU.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--host", default=defaults.host)
-    add("--port", type=int, default=defaults.port)
-    add("--model", type=Path, default=packaged_model(), help="folder in Hugging Face layout; default: the packaged one")
-    add("--served-model-name", default=defaults.served_model_name)
+    add("--host", default=defaults.host, help="address to listen on")
+    add("--port", type=int, default=defaults.port, help="TCP port to listen on")
+    add("--model", type=Path, default=defaults.model, help="model folder in Hugging Face layout")
+    add("--served-model-name", default=defaults.served_model_name, help="name of the base model")
     add("--max-loras", type=int, default=defaults.max_loras, help="adapters active at a time")
     add("--max-cpu-loras", type=int, default=defaults.max_cpu_loras, help="adapters in host memory")
-    add("--max-lora-rank", type=int, default=defaults.max_lora_rank)
-    add("--lora-modules", nargs="*", type=_module, default=[], metavar="NAME=PATH")
-    add("--max-model-len", type=int, help="tokens of prompt and answer; default: what the model says")
-    add("--max-num-seqs", type=int, default=defaults.max_num_seqs)
-    add("--max-num-batched-tokens", type=int, default=defaults.max_num_batched_tokens)
-    injection = parser.add_argument_group("injection")
-    for name in ("first-token", "per-token", "load"):
-        injection.add_argument(f"--{name}-s", type=float, default=0.0, help="seconds", metavar="SECONDS")
-    found = parser.parse_args(arguments)
-    return EngineOptions(
-        host=found.host,
-        port=found.port,
-        model=found.model,
-        served_model_name=found.served_model_name,
-        max_loras=found.max_loras,
-        max_cpu_loras=found.max_cpu_loras,
-        max_lora_rank=found.max_lora_rank,
-        max_model_len=found.max_model_len,
-        max_num_seqs=found.max_num_seqs,
-        max_num_batched_tokens=found.max_num_batched_tokens,
-        lora_modules=tuple(found.lora_modules),
-        latency=Latency(found.first_token_s, found.per_token_s, found.load_s),
-    )
+    add("--max-lora-rank", type=int, default=defaults.max_lora_rank, help="largest rank of an adapter")
+    add("--lora-modules", nargs="*", type=_module, default=[], metavar="NAME=PATH", help="adapters to register")
+    add("--max-model-len", type=int, help="tokens of prompt and answer; none: what the model says")
+    add("--max-num-seqs", type=int, default=defaults.max_num_seqs, help="sequences running at a time")
+    add("--max-num-batched-tokens", type=int, default=defaults.max_num_batched_tokens, help="tokens in one step")
+    _add_injection(parser.add_argument_group("injection", "what a test or a simulation wants to go slowly or wrong"))
+    return parser
+
+
+def _add_injection(group: "argparse._ArgumentGroup") -> None:
+    for name, default, text in _fields(Latency, _LATENCY):
+        group.add_argument(_flag(name), type=float, default=default, metavar="SECONDS", help=text)
+    for name, default, text in _fields(Faults, _FAULTS):
+        if isinstance(default, bool):
+            group.add_argument(_flag(name), action="store_true", default=default, help=text)
+        else:
+            group.add_argument(_flag(name), type=type(default), default=default, metavar="N", help=text)
+
+
+def _fields(kind: type, texts: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    return [(field.name, field.default, texts[field.name]) for field in fields(kind)]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _module(text: str) -> LoraModule:

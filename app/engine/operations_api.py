@@ -107,7 +107,7 @@ def _tokens(service: Service, body: TokenizeTextBody | TokenizeChatBody) -> list
         return tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
     text = tokenizer.render(
         message_dicts(body.messages, service.engine.options.served_model_name),
-        add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+        add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         kwargs=body.chat_template_kwargs,
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+_LONGEST_S = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -21,6 +23,13 @@ class Latency:
     first_token_s: float = 0.0
     per_token_s: float = 0.0
     load_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse times that cannot be waited."""
+        for name in ("first_token_s", "per_token_s", "load_s"):
+            value = getattr(self, name)
+            if not 0 <= value <= _LONGEST_S:
+                raise ValueError(f"{name} must be between 0 and {_LONGEST_S:g} seconds, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,18 @@ class Faults:
     load_error_next: int = 0
     unhealthy: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is no status, no share and no count."""
+        if not 400 <= self.error_status <= 599:
+            raise ValueError(f"error_status must be between 400 and 599, got {self.error_status}")
+        if not 0 <= self.error_rate <= 1:
+            raise ValueError(f"error_rate must be between 0 and 1, got {self.error_rate}")
+        if self.drop_after_chunks < 0:
+            raise ValueError(f"drop_after_chunks must be at least 0, got {self.drop_after_chunks}")
+        for name in ("error_next", "hang_next", "drop_next", "load_error_next"):
+            if getattr(self, name) < -1:
+                raise ValueError(f"{name} must be a count, or -1 for always, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True, slots=True)
 class LoraModule:
@@ -60,11 +81,12 @@ class EngineOptions:
     """One engine process.
 
     `max_cpu_loras` counts adapters in host memory and is at least `max_loras`. `max_model_len` is in tokens, prompt and
-    output together; None means what the model's configuration says. `port` 0 lets the system choose.
+    output together; None means what the model's configuration says. `port` 0 lets the system choose;
+    the default leaves 8000 to the gateway.
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = 8001
     model: Path = field(default_factory=packaged_model)
     served_model_name: str = "base"
     max_loras: int = 2
@@ -80,9 +102,8 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         """Refuse what vLLM refuses at its start."""
-        if self.max_loras < 1:
-            msg = f"max_loras ({self.max_loras}) must be greater than or equal to 1."
-            raise ValueError(msg)
+        for name in ("max_loras", "max_lora_rank", "max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be greater than or equal to 1.")
         if self.max_cpu_loras < self.max_loras:
-            msg = f"max_cpu_loras ({self.max_cpu_loras}) must be >= max_loras ({self.max_loras})."
-            raise ValueError(msg)
+            raise ValueError(f"max_cpu_loras ({self.max_cpu_loras}) must be >= max_loras ({self.max_loras}).")

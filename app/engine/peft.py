@@ -68,8 +68,7 @@ def read_lora_config(folder: Path, *, max_rank: int) -> LoraConfig:
     missing = sorted(name for name in _REQUIRED if name not in raw)
     if missing:
         names = ", ".join(repr(name) for name in missing)
-        msg = f"Missing required configuration fields: {{{names}}}"
-        raise AdapterRefused(msg)
+        raise AdapterRefused(f"Missing required configuration fields: {{{names}}}")
     config = LoraConfig(
         rank=raw["r"],
         alpha=raw["lora_alpha"],
@@ -86,12 +85,10 @@ def read_lora_config(folder: Path, *, max_rank: int) -> LoraConfig:
 
 def _check_ranks(config: LoraConfig) -> None:
     if config.rank <= 0:
-        msg = f"LoRA rank `r` must be a positive integer, got {config.rank}."
-        raise AdapterRefused(msg)
+        raise AdapterRefused(f"LoRA rank `r` must be a positive integer, got {config.rank}.")
     for key, rank in config.rank_pattern.items():
         if not isinstance(rank, int) or rank <= 0:
-            msg = f"LoRA rank for `{key}` in `rank_pattern` must be a positive integer, got {rank}."
-            raise AdapterRefused(msg)
+            raise AdapterRefused(f"LoRA rank for `{key}` in `rank_pattern` must be a positive integer, got {rank}.")
 
 
 def _refusals(raw: Mapping[str, Any], config: LoraConfig, max_rank: int) -> list[str]:

@@ -39,7 +39,9 @@ class StreamOptions(Body):
 
 
 class SamplingBody(Body):
-    """What chat and text completions have in common."""
+    """What chat and text completions have in common; other members are kept to be looked at, never used."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: str | None = None
     frequency_penalty: float | None = None
@@ -59,6 +61,7 @@ class SamplingBody(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
+    user: str | None = None
 
 
 class ChatBody(SamplingBody):
@@ -85,6 +88,7 @@ class CompletionBody(SamplingBody):
     max_tokens: int | None = 16
     n: int = 1
     echo: bool | None = False
+    suffix: str | None = None
     add_special_tokens: bool = True
 
 

@@ -17,6 +17,11 @@ from tokenizers import Tokenizer as RawTokenizer
 from app.engine.errors import RequestError
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
+_ONE_END = (
+    "continue_final_message and add_generation_prompt are not compatible. Use continue_final_message when you want the"
+    " model to continue the final message, and add_generation_prompt when you want to add a header that will prompt it"
+    " to start a new assistant message instead."
+)
 Message = Mapping[str, Any]
 
 
@@ -38,12 +43,18 @@ class Tokenizer:
         return None if token is None else self.raw.token_to_id(token)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Ids of a text."""
-        return list(self.raw.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Ids of a text; one that is no Unicode (half a surrogate pair) is the caller's 400."""
+        try:
+            return list(self.raw.encode(text, add_special_tokens=add_special_tokens).ids)
+        except TypeError as exc:
+            raise RequestError(str(exc)) from exc
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """Text of ids; ids outside the vocabulary give nothing."""
-        return str(self.raw.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        """Text of ids; ids outside the vocabulary give nothing, those beyond 32 bits are the caller's 400."""
+        try:
+            return str(self.raw.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        except OverflowError as exc:
+            raise RequestError(str(exc)) from exc
 
     def token_text(self, token: int) -> str:
         """Text of one id as log-probabilities show it: empty where its bytes are no whole character."""
@@ -64,20 +75,39 @@ class Tokenizer:
     ) -> str:
         """Render the conversation with the chat template; a template's own complaint is the caller's 400."""
         if not messages:
-            msg = "Cannot apply chat template to an empty conversation. Provide at least one message."
-            raise RequestError(msg)
+            raise RequestError("Cannot apply chat template to an empty conversation. Provide at least one message.")
         if self._template is None:
-            msg = "The tokenizer of this model has no chat template."
-            raise RequestError(msg)
-        names = {**self._special, **(kwargs or {})}
+            raise RequestError("The tokenizer of this model has no chat template.")
+        if continue_final_message and add_generation_prompt:
+            raise RequestError(_ONE_END)
+        if kwargs and "messages" in kwargs:
+            raise RequestError(
+                "chat_template_kwargs: `messages` is the conversation itself", param="chat_template_kwargs"
+            )
+        names = {
+            **self._special,
+            **(kwargs or {}),
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names)
+            text = self._template.render(names)
         except TemplateError as exc:
             raise RequestError(str(exc)) from exc
-        if not continue_final_message:
-            return text
-        final = str(messages[-1].get("content") or "").strip()
-        return text[: text.rindex(final) + len(final)]
+        return _opened(text, messages[-1]) if continue_final_message else text
+
+
+def _opened(text: str, last: Message) -> str:
+    """The rendered conversation up to the end of its last message; the template may have trimmed that message."""
+    final = str(last.get("content") or "")
+    if final.strip() not in text:
+        raise RequestError(
+            "continue_final_message is set but the final message does not appear in the chat after applying the chat"
+            " template! This can happen if the chat template deletes portions of the final message."
+        )
+    start = text.rindex(final.strip())
+    whole = final.lstrip()
+    return text[:start] + (whole if text.startswith(whole, start) else final.strip())
 
 
 def _text(token: str | Mapping[str, Any]) -> str:

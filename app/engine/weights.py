@@ -32,8 +32,7 @@ def _float32(view: Mapping[str, Any]) -> Array:
         wide = np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16
         return wide.view(np.float32).reshape(shape)
     if dtype not in _DTYPES:
-        msg = f"tensor type {dtype} is not supported"
-        raise ValueError(msg)
+        raise ValueError(f"tensor type {dtype} is not supported")
     return np.frombuffer(data, dtype=_DTYPES[dtype]).astype(np.float32).reshape(shape)
 
 
@@ -41,8 +40,7 @@ def read_model_tensors(folder: Path) -> dict[str, Array]:
     """The tensors of every safetensors file of a model folder (one file, or the shards of one model)."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        msg = f"{folder} holds no safetensors file"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{folder} holds no safetensors file")
     return {name: tensor for file in files for name, tensor in read_tensors(file).items()}
 
 
@@ -114,8 +112,7 @@ def _refuse_unknown(raw: Mapping[str, Any]) -> None:
     }
     for key, (found, wanted) in expected.items():
         if found != wanted:
-            msg = f"config.json: {key} is {found!r}; the reference engine runs only {wanted!r}"
-            raise ValueError(msg)
+            raise ValueError(f"config.json: {key} is {found!r}; the reference engine runs only {wanted!r}")
 
 
 def read_generation_defaults(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,9 @@ LIST_SECONDS = 5.0
 UNLOAD_SECONDS = 5.0
 _INVALID = (
     "no adapter found",
-    "rank",
+    "lora rank",
+    "lora_rank",
+    "target modules",
     "dora",
     "bias",
     "modules_to_save",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -24,8 +24,9 @@ from app.placement.loader import AdapterLoader, Observe, ignore
 from app.placement.replicas import Clock, Replica, ReplicaSet
 from app.types import Endpoint, Pool, Provider, Target
 
-RECONCILE_SECONDS = 3.0
+RECONCILE_SECONDS = 2.0
 REPLICAS_TO_TRY = 2
+RETRY_AFTER_SECONDS = 2
 _log = structlog.get_logger()
 
 
@@ -74,16 +75,6 @@ class ReplicaPlacement:
             return self._on_pool(target, affinity)
         return nullcontext(self._endpoints.of_provider(target))
 
-    def forget(self, endpoint: Endpoint) -> None:
-        """The server said that it does not know the model of this endpoint: load it again before the next call."""
-        replicas = self._sets.get(endpoint.upstream)
-        if replicas is not None and endpoint.replica is not None:
-            replicas.replicas[endpoint.replica].forget(endpoint.model)
-
-    def ready(self) -> bool:
-        """Whether every pool has a server that is well."""
-        return not self._missing()
-
     async def check(self) -> str | None:
         """None when ready, else one sentence that names the pools without a server."""
         missing = self._missing()
@@ -129,40 +120,34 @@ class ReplicaPlacement:
                 replica.use(target.adapter.id)
 
     async def _take(self, replicas: ReplicaSet, target: Target, affinity: str) -> Replica:
-        """A server with the adapter loaded, entered; one that cannot load it just now is passed over once."""
+        """A server with the adapter loaded, entered; one that cannot load it just now is passed over."""
         avoid: list[str] = []
         adapter = None if target.adapter is None else target.adapter.id
-        while len(avoid) < REPLICAS_TO_TRY:
-            replica = replicas.choose(adapter, affinity, avoid=avoid)
-            if replica is None:
+        message = f"No server of the pool '{target.upstream}' answers."
+        while len(avoid) < REPLICAS_TO_TRY and (replica := replicas.choose(adapter, affinity, avoid=avoid)):
+            try:
+                await self._enter(replica, target)
+            except InvalidAdapter:
+                message = f"The pool '{target.upstream}' cannot load the adapter version '{adapter}'."
+            except ReplicaError:
+                message = "The model could not be loaded just now."
+            except TimeoutError:
+                message = "The model is still being loaded."
                 break
-            if await self._enter(replica, target):
+            else:
                 return replica
             avoid.append(replica.url)
-        if avoid:
-            raise Unavailable("The model could not be loaded just now.", retry_after_seconds=2)
-        raise Unavailable(f"No server of the pool '{target.upstream}' answers.", retry_after_seconds=2)
+        raise Unavailable(message, retry_after_seconds=RETRY_AFTER_SECONDS)
 
-    async def _enter(self, replica: Replica, target: Target) -> bool:
-        """Count the call in and have its adapter loaded; False when another server may do better."""
+    async def _enter(self, replica: Replica, target: Target) -> None:
+        """Count the call in, then have its adapter loaded; the order keeps the adapter from being unloaded between."""
         model = _model(target)
-        replica.enter(model)
-        ready = False
-        try:
+        with ExitStack() as undo:
+            replica.enter(model)
+            undo.callback(replica.leave, model)
             if target.adapter is not None:
                 await self._loader.ensure(replica, target.adapter)
-            ready = True
-        except InvalidAdapter:
-            message = f"The adapter version '{model}' is not one that the pool '{target.upstream}' can load."
-            raise Unavailable(message, retry_after_seconds=30) from None
-        except TimeoutError:
-            raise Unavailable("The model is still being loaded.", retry_after_seconds=2) from None
-        except ReplicaError:
-            return False
-        finally:
-            if not ready:
-                replica.leave(model)
-        return ready
+            undo.pop_all()
 
     async def _look_at(self, replica: Replica) -> None:
         was = replica.healthy

@@ -90,9 +90,9 @@ class Replica:
         for name in lost:
             self.forget(name)
         for name, path in listed.items():
-            if name not in self.registered:
-                self.registered[name] = Registered(path, asked_at)
-                self.registered.move_to_end(name, last=False)
+            known = self.registered.get(name)
+            if known is None or (known.path != path and known.at < asked_at):
+                self.registered[name] = Registered(path, asked_at)  # another gateway loaded it: it is in use there
         return restarted
 
 

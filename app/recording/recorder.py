@@ -21,7 +21,7 @@ from typing import Self
 import structlog
 
 from app.errors import GatewayError, UpstreamFailed, UpstreamRefused
-from app.interfaces import Meter, Reservation
+from app.interfaces import Bill, Meter, Reservation
 from app.types import (
     CachedAnswer,
     CacheStatus,
@@ -78,6 +78,7 @@ class Account:
         self._meter: Meter | None = None
         self._hit: tuple[CachedAnswer, Usage] | None = None
         self._broke: GatewayError | None = None
+        self._bill: Bill | None = None
         self._settled = False
         self.cache = CacheStatus.BYPASS
 
@@ -109,6 +110,12 @@ class Account:
         self._hit = (answer, usage)
         self.cache = answer.status
         self.first_byte()
+
+    def shares(self, bill: Bill, *, joined: bool) -> None:
+        """The answer is shared with identical calls; this one has joined, or is the first."""
+        self._bill = bill
+        if joined:
+            self.cache = CacheStatus.COALESCED
 
     def broke(self, error: GatewayError) -> None:
         """The upstream broke off after the answer had begun."""
@@ -155,10 +162,19 @@ class Account:
         output = 0 if self._call.stream else max(0, self._reservation.reserved_tokens - prompt)
         return Usage(prompt_tokens=prompt, completion_tokens=output, estimated=True)
 
+    def _charged(self, outcome: Outcome) -> tuple[Usage, Usage]:
+        """What this request pays for, and what it would have paid for without the cache."""
+        used = self._usage(outcome)
+        if self._hit is not None:
+            return used, self._hit[1]
+        if self._bill is None:
+            return used, Usage()
+        charged = self._bill.charge(used, complete=outcome not in (Outcome.CLIENT_GONE, Outcome.FAILED))
+        return charged, Usage() if charged.total_tokens else used
+
     def _entry(self, outcome: Outcome, status: int) -> LedgerEntry:
         target = self._target or self._choice.targets[0]
-        usage = self._usage(outcome)
-        saved = self._hit[1] if self._hit is not None else Usage()
+        usage, saved = self._charged(outcome)
         principal, call = self._principal, self._call
         return LedgerEntry(
             request_id=self._request.id,

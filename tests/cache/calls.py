@@ -26,10 +26,11 @@ def make_principal(tenant_id: str = "acme") -> Principal:
     return Principal(tenant_id, None, "key", frozenset(Operation), None, ())
 
 
-def make_call(turn: str = "How do I reset my password?", **fields: Any) -> Call:
+def make_call(turn: str = "How do I reset my password?", cache_control: str = "", **fields: Any) -> Call:
     """A chat call with a system prompt, as the parser makes it; `fields` replace or add to its body."""
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": turn}]
-    return call_of({"model": "support", "messages": messages, "temperature": 0, **fields})
+    body = {"model": "support", "messages": messages, "temperature": 0, **fields}
+    return call_of(body, cache_control=cache_control)
 
 
 def call_of(body: dict[str, Any], operation: Operation = Operation.CHAT, cache_control: str = "") -> Call:
@@ -89,3 +90,16 @@ def make_answer(content: str | None = "Press the button.", finish_reason: str = 
             "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
         }
     )
+
+
+def make_stream(*pieces: str, finish_reason: str = "stop", usage: dict[str, int] | None = None) -> bytes:
+    """The events of a streamed chat answer as they are relayed."""
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "support"}
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces), {}]
+    chunks = [
+        {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None if delta else finish_reason}]}
+        for delta in deltas
+    ]
+    if usage is not None:
+        chunks.append({**head, "choices": [], "usage": usage})
+    return b"".join(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"

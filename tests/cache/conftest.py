@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from app.cache.cache import AnswerCache, CacheConfig
 from app.cache.embedder import MiniLM
+from app.cache.guard import GuardReason
+from app.interfaces import Embedder
 from app.storage.redis import RedisStore
 
 
@@ -34,11 +37,58 @@ def minilm(minilm_folder: Path) -> Iterator[MiniLM]:
         yield model
 
 
+class FakeClock:
+    """Seconds since the epoch, moved by hand from now on: Redis, too, dates what it is given."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        """Now."""
+        return self.now
+
+
 @pytest.fixture
-def make_cache(store: RedisStore, minilm: MiniLM) -> Callable[..., AnswerCache]:
-    """Caches that share one Redis, as replicas do."""
+def clock() -> FakeClock:
+    """The caches' clock."""
+    return FakeClock()
 
-    def make(**fields: Any) -> AnswerCache:
-        return AnswerCache(store, minilm, CacheConfig(**fields))
 
-    return make
+class Caches:
+    """Gateways that share one Redis, as replicas do, and what they tell of themselves."""
+
+    def __init__(self, store: RedisStore, embedder: Embedder, clock: FakeClock) -> None:
+        self.store = store
+        self.clock = clock
+        self.refusals: list[GuardReason] = []
+        self.compared: list[bool] = []
+        self.draws: list[float] = []
+        self._embedder = embedder
+        self._made: list[AnswerCache] = []
+
+    def make(self, embedder: Embedder | None = None, *, exact_only: bool = False, **fields: Any) -> AnswerCache:
+        """One gateway's cache; nothing is drawn for comparison unless `draws` says so."""
+        cache = AnswerCache(
+            self.store,
+            None if exact_only else embedder or self._embedder,
+            CacheConfig(**fields),
+            on_refusal=self.refusals.append,
+            on_compared=self.compared.append,
+            clock=self.clock,
+            draw=lambda: self.draws.pop(0) if self.draws else 1.0,
+        )
+        self._made.append(cache)
+        return cache
+
+    async def drain(self) -> None:
+        """Wait for what runs in the background."""
+        for cache in self._made:
+            await cache.drain()
+
+
+@pytest.fixture
+async def caches(store: RedisStore, minilm: MiniLM, clock: FakeClock) -> AsyncIterator[Caches]:
+    """Caches on one real Redis with the real embedder."""
+    made = Caches(store, minilm, clock)
+    yield made
+    await made.drain()

@@ -10,11 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache.key import IGNORED, Bypass, cacheable, exact_key, keys, scope
-from app.types import CachePolicy, Choice, Operation, Route
+from app.cache.key import IGNORED, Bypass, Keys, exact_key, keys, label
+from app.types import CachePolicy, Call, Choice, Operation, Principal, Route
 from tests.cache.calls import call_of, make_call, make_choice, make_principal, make_target
 
 ALICE = make_principal()
+
+
+def scope(principal: Principal, call: Call, choice: Choice) -> bytes | None:
+    """The scope of a call, or None for one that is not cached."""
+    found = keys(principal, call, choice)
+    return found.scope if isinstance(found, Keys) else None
+
+
+def reason(call: Call) -> Bypass | None:
+    """Why a call is not cached, or None."""
+    found = keys(ALICE, call, make_choice())
+    return found if isinstance(found, Bypass) else None
+
 
 DIFFERENT_FIELDS: dict[str, Any] = {
     "temperature": 0.5,
@@ -38,11 +51,18 @@ DIFFERENT_FIELDS: dict[str, Any] = {
     "guided_regex": "a+",
     "chat_template_kwargs": {"thinking": True},
     "safety_identifier": "s",
-    "tools": [],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "functions": [{"name": "f"}],
+    "function_call": "auto",
+    "best_of": 2,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "echo": True,
+    "suffix": "x",
 }
 
 
-@pytest.mark.parametrize("field", sorted(set(DIFFERENT_FIELDS) - {"tools"}))
+@pytest.mark.parametrize("field", sorted(DIFFERENT_FIELDS))
 def test_each_field_of_the_body_is_in_the_scope(field: str) -> None:
     """One field more or another value of it is another scope."""
     base = scope(ALICE, make_call(), make_choice())
@@ -76,7 +96,9 @@ def test_tenant_and_operation_are_in_the_scope() -> None:
     base = scope(ALICE, make_call(), make_choice())
     assert scope(make_principal("bloom"), make_call(), make_choice()) != base
     body = {"model": "support", "prompt": "x", "messages": [{"role": "user", "content": "x"}]}
-    both = {scope(ALICE, call_of(body, operation), make_choice()) for operation in ("chat", "completions")}  # type: ignore[arg-type]
+    both = {
+        scope(ALICE, call_of(body, operation), make_choice()) for operation in (Operation.CHAT, Operation.COMPLETIONS)
+    }
     assert len(both) == 2
 
 
@@ -141,12 +163,9 @@ def test_earlier_parts_of_a_message_are_context() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason"),
+    ("fields", "why"),
     [
         ({"n": 2}, Bypass.CHOICES),
-        ({"tools": [{"type": "function"}]}, Bypass.TOOLS),
-        ({"tools": []}, Bypass.TOOLS),
-        ({"functions": [{"name": "f"}]}, Bypass.TOOLS),
         ({"logprobs": True}, Bypass.LOGPROBS),
         ({"top_logprobs": 2}, Bypass.LOGPROBS),
         ({"messages": []}, Bypass.NO_TURN),
@@ -158,27 +177,37 @@ def test_earlier_parts_of_a_message_are_context() -> None:
         ({"messages": "x"}, Bypass.NO_TURN),
         ({"messages": ["x"]}, Bypass.NO_TURN),
         ({"logprobs": False}, None),
-        ({"tools": None}, None),
+        ({"tools": [{"type": "function"}]}, None),
         ({"temperature": 2}, None),
     ],
 )
-def test_what_is_not_cacheable_says_why(fields: dict[str, Any], reason: Bypass | None) -> None:
-    """Several choices, tools, log probabilities and calls without a closing text turn go upstream."""
-    assert cacheable(make_call(**fields)) is reason
+def test_what_is_not_cacheable_says_why(fields: dict[str, Any], why: Bypass | None) -> None:
+    """Several choices, log probabilities and calls without a closing text turn go upstream."""
+    assert reason(make_call(**fields)) is why
 
 
-def test_caller_and_operation_may_forbid_the_cache() -> None:
-    """Cache-Control is obeyed, and embeddings are never cached."""
-    body = {"model": "support", "messages": [{"role": "user", "content": "x"}]}
-    assert cacheable(call_of(body, cache_control="no-store")) is Bypass.CACHE_CONTROL
-    assert cacheable(call_of(body, cache_control="max-age=0, no-cache")) is Bypass.CACHE_CONTROL
-    assert cacheable(call_of({"model": "m", "input": "x"}, Operation.EMBEDDINGS)) is Bypass.OPERATION
+def test_embeddings_are_not_cached() -> None:
+    """They have no turn, and are cheap."""
+    assert reason(call_of({"model": "m", "input": "x"}, Operation.EMBEDDINGS)) is Bypass.OPERATION
+
+
+def test_labels_name_what_an_answer_was_made_by() -> None:
+    """Route, variant, adapter and version are found again by their digests; a target without adapter has that of ""."""
+    found = keys(ALICE, make_call(), make_choice())
+    assert isinstance(found, Keys)
+    version = make_target().adapter
+    assert version is not None
+    names = ("support", "champion", "support", version.id)
+    assert str(found.labels) == ".".join(map(label, names))
+    plain = keys(ALICE, make_call(), make_choice(targets=(make_target(adapter=None),)))
+    assert isinstance(plain, Keys)
+    assert plain.labels.adapter == plain.labels.version == label("")
 
 
 def test_completions_are_cached_by_their_prompt() -> None:
     """A text prompt is the turn; several prompts or token ids have none."""
-    for prompt, reason in (("Once upon", None), (["Once"], Bypass.NO_TURN), ([1, 2], Bypass.NO_TURN)):
-        assert cacheable(call_of({"model": "m", "prompt": prompt}, Operation.COMPLETIONS)) is reason
+    for prompt, why in (("Once upon", None), (["Once"], Bypass.NO_TURN), ([1, 2], Bypass.NO_TURN)):
+        assert reason(call_of({"model": "m", "prompt": prompt}, Operation.COMPLETIONS)) is why
     found = keys(ALICE, call_of({"model": "m", "prompt": "Once"}, Operation.COMPLETIONS), make_choice())
     assert not isinstance(found, Bypass)
     assert found.turn == "Once"
@@ -200,7 +229,7 @@ FIELDS = st.dictionaries(st.text(min_size=1, max_size=5), JSON, max_size=4)
 @given(FIELDS, st.text(min_size=1, max_size=5), JSON)
 def test_any_single_differing_field_is_another_scope(fields: dict[str, Any], name: str, value: Any) -> None:
     """Whatever the other fields hold, adding, changing or removing one of them changes the digest."""
-    reserved = IGNORED | {"messages", "tools", "functions", "logprobs", "top_logprobs", "n"}
+    reserved = IGNORED | {"messages", "logprobs", "top_logprobs", "n"}
     base = {key: kept for key, kept in fields.items() if key not in reserved}
     changed = {**base, name: value} if name not in reserved else base
     one, other = scope(ALICE, make_call(**base), make_choice()), scope(ALICE, make_call(**changed), make_choice())

@@ -169,6 +169,17 @@ def test_broken_files_are_a_500(bare: Server, variant: Callable[..., str]) -> No
     assert (answer[0], "header too small" in answer[2]) == (500, True)
 
 
+def test_whatever_breaks_a_load_is_a_500(server: Server, variant: Callable[..., str], assets: Assets) -> None:
+    """A rank that is a word, a pattern that is a list, a path no file can have: said to the caller, and survived."""
+    paths = [variant("word", r="eight"), variant("list", rank_pattern=["q_proj"]), "/tmp/\0"]
+    for path in paths:
+        status, kind, message, _ = error(server.load("x", path))
+        assert (status, kind) == (500, "InternalServerError")
+        assert message.startswith("Call to add_lora method failed: Worker failed with error")
+    case = assets.of("acme")[0]
+    assert server.chat("acme", case.messages)["choices"][0]["message"]["content"] == case.text
+
+
 def test_a_failed_load_leaves_the_others_working(server: Server, variant: Callable[..., str], assets: Assets) -> None:
     """Adapters that were registered before a refusal answer after it."""
     assert server.load("x", variant("dora", use_dora=True)).status_code == 500

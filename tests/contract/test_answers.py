@@ -241,6 +241,13 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
         "temperature must be non-negative, got -1.0. (parameter=temperature, value=-1.0)",
         "temperature",
     ),
+    (
+        {"temperature": 3},
+        "temperature must be in [0, 2], got 3.0. (parameter=temperature, value=3.0)",
+        "temperature",
+    ),
+    ({"min_p": 2}, "min_p must be in [0, 1], got 2.0.", None),
+    ({"repetition_penalty": 0}, "repetition_penalty must be greater than zero, got 0.0.", None),
     ({"top_p": 0}, "top_p must be in (0, 1], got 0.0. (parameter=top_p, value=0.0)", "top_p"),
     ({"top_p": 2}, "top_p must be in (0, 1], got 2.0. (parameter=top_p, value=2.0)", "top_p"),
     ({"top_k": -5}, "top_k must be 0 (disable), or at least 1, got -5.", None),
@@ -249,6 +256,15 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"presence_penalty": 3}, "presence_penalty must be in [-2, 2], got 3.0.", None),
     ({"frequency_penalty": -3}, "frequency_penalty must be in [-2, 2], got -3.0.", None),
     ({"stop": ""}, "stop cannot contain an empty string.", None),
+    (
+        {"n": 16385},
+        (
+            "n must be at most 16384, got 16385. To increase this limit, set the VLLM_MAX_N_SEQUENCES environment"
+            " variable."
+        ),
+        None,
+    ),
+    ({"min_tokens": -1}, "min_tokens must be greater than or equal to 0, got -1.", None),
     ({"min_tokens": 9}, "min_tokens must be less than or equal to max_tokens=6, got 9.", None),
     (
         {"top_logprobs": 3},
@@ -274,6 +290,22 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
         "logit_bias",
     ),
     (
+        {"logit_bias": {"abc": 1}},
+        (
+            "logit_bias contains key(s) that cannot be converted to integer token IDs: ['abc']"
+            " (parameter=logit_bias, value=['abc'])"
+        ),
+        "logit_bias",
+    ),
+    (
+        {"stop_token_ids": [5000, -1], "min_tokens": 1},
+        (
+            "token_id(s) [5000, -1] in stop_token_ids contain out-of-vocab token ids. Vocabulary size: 1024"
+            " (parameter=stop_token_ids, value=[5000, -1])"
+        ),
+        "stop_token_ids",
+    ),
+    (
         {"messages": []},
         "Cannot apply chat template to an empty conversation. Provide at least one message.",
         None,
@@ -281,6 +313,28 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]},
         "base is not a multimodal model",
+        None,
+    ),
+    (
+        {"tools": []},
+        (
+            "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely."
+            " (parameter=tools)"
+        ),
+        "tools",
+    ),
+    (
+        {"tool_choice": "auto"},
+        "When using `tool_choice`, `tools` must be set. (parameter=tool_choice)",
+        "tool_choice",
+    ),
+    (
+        {"continue_final_message": True},
+        (
+            "continue_final_message and add_generation_prompt are not compatible. Use continue_final_message when you"
+            " want the model to continue the final message, and add_generation_prompt when you want to add a header"
+            " that will prompt it to start a new assistant message instead."
+        ),
         None,
     ),
     (
@@ -318,12 +372,84 @@ def test_wrong_types_are_a_400(server: Server, fields: dict[str, Any], finding: 
     [
         ("", "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"),
         ([], "You must pass at least one prompt"),
+        ([""], "The decoder prompt cannot be empty"),
+        ([[50], []], "The decoder prompt cannot be empty"),
         ([99999], "Token id 99999 is out of vocabulary"),
     ],
 )
 def test_impossible_prompts_are_a_400(server: Server, prompt: object, message: str) -> None:
     """No prompt, and ids that are no tokens."""
     assert error(server.post(TEXT, text_body(prompt=prompt)))[2] == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        ({"logprobs": -2}, "`logprobs` must be a positive value or -1. (parameter=logprobs, value=-2)", "logprobs"),
+        ({"suffix": "x"}, "suffix is only supported for models with FIM completion rendering", "suffix"),
+    ],
+)
+def test_text_completions_refuse_these_too(
+    server: Server, fields: dict[str, Any], message: str, param: str | None
+) -> None:
+    """What only text completions know is refused in the same form."""
+    assert error(server.post(TEXT, text_body(**fields))) == (400, "BadRequestError", message, param)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *('{"temperature": NaN}', '{"temperature": 1e999}', '{"repetition_penalty": NaN}', '{"min_p": NaN}'),
+        *('{"prompt": "\\ud800"}', '{"prompt": [9223372036854775807]}', '{"max_tokens": 9223372036854775808999}'),
+        *("", "[]", "5", "{bad"),
+    ],
+)
+def test_what_is_no_number_and_no_text_is_a_400(server: Server, body: str) -> None:
+    """Numbers without a value, half a surrogate pair, ids beyond any vocabulary, bodies that are no object."""
+    filled = f'{{"model": "base", "prompt": "x", {body[1:]}' if body.endswith("}") else body
+    answer = server.http.post(TEXT, content=filled, headers={"content-type": "application/json"})
+    assert error(answer)[0] == 400
+    assert server.http.post("/detokenize", json={"tokens": [2**63 - 1]}).status_code == 400
+    assert server.http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *({}, {"content": "x"}, {"role": "user", "content": None}, {"role": "user", "content": 5}),
+        *({"role": "user", "content": ["x"]}, {"role": "user", "content": [{"type": "text"}]}),
+    ],
+)
+def test_messages_of_the_wrong_form_are_a_400(server: Server, message: object) -> None:
+    """A message needs a role and a text, a text part its text."""
+    assert error(server.post(CHAT, chat_body(messages=[message])))[0] == 400
+
+
+def test_a_developer_speaks_as_the_system(server: Server) -> None:
+    """Both roles give the same prompt; an assistant may have said nothing."""
+    said = [{"role": "assistant", "content": None}, *MESSAGES]
+    first, second = (
+        server.post(CHAT, chat_body(messages=[{"role": role, "content": "Be brief."}, *said])).json()
+        for role in ("developer", "system")
+    )
+    assert first["usage"] == second["usage"]
+    assert first["choices"] == second["choices"]
+
+
+def test_a_final_message_is_continued_where_it_ends(server: Server) -> None:
+    """The answer goes on after the last message, and after its trailing space if it has one."""
+    counts = [
+        server.post(
+            CHAT,
+            chat_body(
+                messages=[*MESSAGES, {"role": "assistant", "content": text}],
+                continue_final_message=True,
+                add_generation_prompt=False,
+            ),
+        ).json()["usage"]["prompt_tokens"]
+        for text in ("To", "To ")
+    ]
+    assert counts[1] == counts[0] + 1
 
 
 def test_unknown_fields_and_text_parts_are_accepted(server: Server) -> None:

@@ -9,10 +9,10 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from tests.support.engine import engine_server
-from tests.support.postgres import new_database
 
+from tests.support.engine import engine_server
 from tests.support.gateway import PRICE, Gateway, gateway
+from tests.support.postgres import new_database
 
 TENANTS = ("acme", "bloom", "corvid")
 _numbers = itertools.count()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from typing import Any
 
 import httpx2
@@ -61,13 +63,16 @@ def test_unknown_fields_are_never_refused(world: World) -> None:
     assert post(world, world.gateway.key(world.tenant()), body).status_code == 200
 
 
-@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic abc", "Bearer tg-nobody", "Bearer \x7f", "tg-x"])
+@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic abc", "Bearer tg-nobody", "Bearer \xe4", "tg-x"])
 def test_bad_authorization_is_401(world: World, value: str) -> None:
-    """Anything but a known key is 401 in OpenAI's envelope."""
-    url = f"{world.gateway.url}/v1/chat/completions"
-    answer = httpx2.post(url, json={"model": "plain", "messages": MESSAGES}, headers={"authorization": value})
-    assert answer.status_code == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"
+    """Anything but a known key is 401 in OpenAI's envelope; `http.client` sends what better clients would not."""
+    connection = http.client.HTTPConnection(world.gateway.url.removeprefix("http://"), timeout=30)
+    body = json.dumps({"model": "plain", "messages": MESSAGES})
+    connection.request("POST", "/v1/chat/completions", body, {"authorization": value})
+    answer = connection.getresponse()
+    assert answer.status == 401
+    assert json.loads(answer.read())["error"]["code"] == "invalid_api_key"
+    connection.close()
 
 
 def test_a_body_over_the_limit_is_413(world: World) -> None:

@@ -1,18 +1,29 @@
--- Shared by every admission script. Redis' own clock decides; money and tokens are whole numbers.
--- An account is one hash:  rl, rt  level (micro-requests) and time (us) of the requests-per-minute bucket
---                          tl, tt  the same for tokens per minute
---                          d, dt, dc  UTC day, its tokens, its micro-dollars      m, mc  UTC month, its micro-dollars
---                          n  requests in flight
--- A bucket's level leaks at limit/60 per second; a call fits while level + call <= limit (GCRA seen from the other side).
+-- Shared by every admission script. Redis' own clock decides, in microseconds; money and tokens are whole numbers.
+-- An account is one MessagePack map (absent is zero):
+--   rl rt  level (micro-requests) and time of the requests-per-minute bucket      tl tt  the same for tokens
+--   d dt dc  UTC day, its tokens and micro-dollars    w wc  ISO week    m mc  UTC month    sc  micro-dollars since ever
+--   n hc  requests in flight and the micro-dollars they hold (these are part of dc, wc, mc and sc already)
+--   vr vb vt v0  spend of the last minute, spend per minute of the last hour (both fading), their time, their beginning
+--   bo bp  the breaker is open until; a probe runs until       x e  what has been announced (trips; percentages)
+-- A bucket's level leaks at limit/60 per second; a call fits while level + call <= burst (GCRA seen from the other side).
+-- Limits are a JSON object of what is set: kind id route, rpm rburst tpm tburst tpd most, day week month total,
+-- cap (micro-dollars a minute), surge (per cent of the hour's rate), policy (block | degrade | alert), ttl (seconds).
+
+local MICRO = 1000000
+local MINUTE, HOUR = 60 * MICRO, 3600 * MICRO
+local COOLDOWN = 30 * MICRO     -- how long a breaker stays open before one call may probe
+local SETTLED_MS = 300000       -- how long a settled reservation is remembered
+local BUDGETS = {{'day', 'dc', 'd'}, {'week', 'wc', 'w'}, {'month', 'mc', 'm'}, {'total', 'sc', ''}}
 
 local function clock()
   local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+  return tonumber(t[1]) * MICRO + tonumber(t[2])
 end
 
+-- Numbers of the UTC day, the week (from Monday) and the month that `now` lies in.
+-- Civil month of a day number: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
 local function windows(now)
   local day = math.floor(now / 86400000000)
-  -- civil month of a day number: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days
   local z = day + 719468
   local era = math.floor(z / 146097)
   local doe = z - era * 146097
@@ -20,75 +31,143 @@ local function windows(now)
   local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
   local mp = math.floor((5 * doy + 2) / 153)
   local month = mp < 10 and mp + 3 or mp - 9
-  local year = yoe + era * 400 + (month <= 2 and 1 or 0)
-  return day, year * 100 + month
+  return {d = day, w = math.floor((day + 3) / 7), m = (yoe + era * 400 + (month <= 2 and 1 or 0)) * 12 + month}
 end
 
-local function leaked(level, since, limit, now)
-  if limit <= 0 then return 0 end
-  local elapsed = math.max(0, math.min(60000000, now - since))
-  return math.max(0, level - math.floor(elapsed * limit / 60))
+-- A window begins when its number grows. A clock set back by one does not open a spent window again; one set back by
+-- more had been wrong before.
+local function begins(number, known)
+  return known == nil or number > known or number < known - 1
 end
 
-local function read(key, now, day, month)
-  local v = redis.call('HMGET', key, 'rl', 'rt', 'tl', 'tt', 'd', 'dt', 'dc', 'm', 'mc', 'n')
-  local a = {key = key}
-  a.rl, a.rt, a.tl, a.tt = tonumber(v[1] or 0), tonumber(v[2] or now), tonumber(v[3] or 0), tonumber(v[4] or now)
-  local today, this_month = tonumber(v[5] or -1) == day, tonumber(v[8] or -1) == month
-  a.dt, a.dc = today and tonumber(v[6] or 0) or 0, today and tonumber(v[7] or 0) or 0
-  a.mc = this_month and tonumber(v[9] or 0) or 0
-  a.n = tonumber(v[10] or 0)
+local function account(key, now, at)
+  local packed = redis.call('GET', key)
+  local a = packed and cmsgpack.unpack(packed) or {rl = 0, tl = 0, sc = 0, n = 0, hc = 0}
+  if begins(at.d, a.d) then a.d, a.dt, a.dc = at.d, 0, 0 end
+  if begins(at.w, a.w) then a.w, a.wc = at.w, 0 end
+  if begins(at.m, a.m) then a.m, a.mc = at.m, 0 end
   return a
 end
 
-local function whole(number)
-  return string.format('%.0f', number)
-end
-
-local function write(a, day, month)
-  redis.call('HSET', a.key, 'rl', whole(a.rl), 'rt', whole(a.rt), 'tl', whole(a.tl), 'tt', whole(a.tt),
-    'd', day, 'dt', whole(a.dt), 'dc', whole(a.dc), 'm', month, 'mc', whole(a.mc), 'n', whole(a.n))
-end
-
--- Replace what a reservation held by what is true, on each of its accounts. `held` false: only correct what was charged.
-local function correct(reservation, tokens, cost, held)
-  local now = clock()
-  local day, month = windows(now)
-  for _, kept in ipairs(cjson.decode(reservation.accounts)) do
-    local a = read(kept[1], now, day, month)
-    local limit = kept[2]
-    if limit > 0 then
-      a.tl = math.max(0, leaked(a.tl, a.tt, limit, now) + (tokens - reservation.tokens) * 1000000)
-      a.tt = now
-    end
-    if reservation.day == day then
-      a.dt = math.max(0, a.dt + tokens - reservation.tokens)
-      a.dc = math.max(0, a.dc + cost - reservation.cost)
-    end
-    if reservation.month == month then a.mc = math.max(0, a.mc + cost - reservation.cost) end
-    if held then a.n = math.max(0, a.n - 1) end
-    write(a, day, month)
+local function keep(key, a, limits)
+  if limits.ttl then
+    redis.call('SET', key, cmsgpack.pack(a), 'EX', limits.ttl)
+  else
+    redis.call('SET', key, cmsgpack.pack(a))
   end
 end
 
-local function reservation_at(key)
-  local v = redis.call('HMGET', key, 'state', 'tokens', 'cost', 'day', 'month', 'accounts', 'entry')
-  if not v[1] then return nil end
-  return {state = v[1], tokens = tonumber(v[2] or 0), cost = tonumber(v[3] or 0), day = tonumber(v[4] or 0),
-    month = tonumber(v[5] or 0), accounts = v[6], entry = v[7]}
+local function leaked(level, since, limit, now)
+  if limit == nil or limit <= 0 then return 0 end
+  local elapsed = math.max(0, math.min(MINUTE, now - (since or now)))
+  return math.max(0, level - math.floor(elapsed * limit / 60))
+end
+
+-- Add to both buckets of an account, whose levels fall by what has leaked since.
+local function pour(a, limits, requests, tokens, now)
+  a.rl = math.max(0, leaked(a.rl, a.rt, limits.rpm, now) + (limits.rpm and requests * MICRO or 0))
+  a.tl = math.max(0, leaked(a.tl, a.tt, limits.tpm, now) + (limits.tpm and tokens * MICRO or 0))
+  a.rt, a.tt = now, now
+end
+
+local function charge(a, tokens, cost, from)
+  if from.d == a.d then a.dt, a.dc = math.max(0, a.dt + tokens), math.max(0, a.dc + cost) end
+  if from.w == a.w then a.wc = math.max(0, a.wc + cost) end
+  if from.m == a.m then a.mc = math.max(0, a.mc + cost) end
+  a.sc = math.max(0, a.sc + cost)
+end
+
+-- Spend rates fade exponentially: `vr` over a minute, `vb` over an hour, both in micro-dollars per minute.
+local function spent(a, cost, now)
+  local elapsed = math.max(0, now - (a.vt or now))
+  a.v0 = a.v0 or now
+  a.vr = math.max(0, (a.vr or 0) * math.exp(-elapsed / MINUTE) + cost)
+  a.vb = math.max(0, (a.vb or 0) * math.exp(-elapsed / HOUR) + cost / 60)
+  a.vt = now
+end
+
+-- Whether this account spends too fast: the cap or the multiple of its own hour, and the rate; nil when it does not.
+local function surging(a, limits, cost, now)
+  if not (limits.cap or limits.surge) then return nil end
+  local elapsed = math.max(0, now - (a.vt or now))
+  local rate = math.floor((a.vr or 0) * math.exp(-elapsed / MINUTE) + a.hc + cost)
+  if limits.cap and rate > limits.cap then return limits.cap, rate end
+  local age = now - (a.v0 or now)
+  if limits.surge and age >= HOUR / 6 then
+    local usual = (a.vb or 0) * math.exp(-elapsed / HOUR) / (1 - math.exp(-age / HOUR))
+    local most = math.floor(usual * limits.surge / 100)
+    if most > 0 and rate > most then return most, rate end
+  end
+  return nil
+end
+
+local function announce(ledger, limits, event, now)
+  event.kind, event.id, event.route, event.at = limits.kind, limits.id, limits.route, math.floor(now / 1000)
+  redis.call('XADD', ledger, '*', 'v', cjson.encode(event))
+end
+
+-- Tell once per window that 50, 80 and 100 per cent of a budget are spent (held money is not spent yet).
+local function milestones(ledger, a, limits, now)
+  for _, budget in ipairs(BUDGETS) do
+    local limit = limits[budget[1]]
+    if limit and limit > 0 then
+      local percent = (a[budget[2]] - a.hc) * 100 / limit
+      local reached = percent >= 100 and 100 or percent >= 80 and 80 or percent >= 50 and 50 or 0
+      if reached > 0 then
+        local window = budget[3] == '' and 0 or a[budget[3]]
+        a.e = a.e or {}
+        local told = a.e[budget[1]]
+        if told == nil or told[1] ~= window or told[2] < reached then
+          a.e[budget[1]] = {window, reached}
+          announce(ledger, limits, {event = 'budget_reached', limit = 'budget_' .. budget[1], window = window,
+            percent = reached, allowed = limit, used = a[budget[2]] - a.hc}, now)
+        end
+      end
+    end
+  end
+end
+
+local function reservation(key)
+  local packed = redis.call('GET', key)
+  return packed and cmsgpack.unpack(packed) or nil
+end
+
+-- Replace what a reservation holds by what is true. `ending`: settled and lost let the held request go, released takes
+-- back that it ever was, corrected changes what was charged as lost.
+local function correct(r, tokens, cost, ending, ledger)
+  local now = clock()
+  local at = windows(now)
+  for _, held in ipairs(r.accounts) do
+    local limits = held.limits
+    local a = account(held.key, now, at)
+    pour(a, limits, ending == 'released' and -1 or 0, tokens - r.tokens, now)
+    charge(a, tokens - r.tokens, cost - r.cost, held)
+    if ending ~= 'corrected' then a.n, a.hc = math.max(0, a.n - 1), math.max(0, a.hc - r.cost) end
+    if limits.cap or limits.surge then
+      spent(a, ending == 'corrected' and cost - r.cost or cost, now)
+      if held.probe and a.bo then
+        local fast = surging(a, limits, 0, now)
+        a.bp, a.bo = nil, fast and now + COOLDOWN or nil
+        announce(ledger, limits, {event = fast and 'breaker_reopened' or 'breaker_closed', limit = 'spend_velocity',
+          window = now}, now)
+      end
+    end
+    milestones(ledger, a, limits, now)
+    keep(held.key, a, limits)
+  end
 end
 
 -- Charge reservations whose lease ran out at their estimate: the ledger entry was written when they were made.
 local function expire(leases, ledger, prefix, most)
-  local now = clock()
-  local late = redis.call('ZRANGEBYSCORE', leases, '-inf', math.floor(now / 1000), 'LIMIT', 0, most)
+  local late = redis.call('ZRANGEBYSCORE', leases, '-inf', math.floor(clock() / 1000), 'LIMIT', 0, most)
   for _, id in ipairs(late) do
     local key = prefix .. id
-    local r = reservation_at(key)
+    local r = reservation(key)
     if r and r.state == 'held' then
-      correct(r, r.tokens, r.cost, true)
+      correct(r, r.tokens, r.cost, 'lost', ledger)
       redis.call('XADD', ledger, '*', 'e', r.entry)
-      redis.call('HSET', key, 'state', 'lost')
+      r.state = 'lost'
+      redis.call('SET', key, cmsgpack.pack(r), 'KEEPTTL')
     end
     redis.call('ZREM', leases, id)
   end

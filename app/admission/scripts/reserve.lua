@@ -1,75 +1,125 @@
 -- Take every limit and budget of one call, or none.
 -- KEYS  1 reservation  2 leases  3 ledger  4.. accounts
 -- ARGV  1 request id  2 tokens  3 cost  4 lease ms  5 ledger entry if lost  6 reservation prefix
---       then six per account: requests/min, tokens/min, tokens/day, concurrent, day budget, month budget; -1 is no limit
--- Returns {1, requests limit, remaining, reset ms, tokens limit, remaining, reset ms}, the tightest account's (-1 none),
---      or {0, account index, limit name, retry ms, limit, used}.
+--       7 JSON list of the accounts' limits  8 cost of the cheaper variant, '' when there is none  9 its entry if lost
+-- Returns {1, requests limit, remaining, reset ms, tokens limit, remaining, reset ms, degraded}, the tightest account's
+-- (-1 none), or {0, account index, limit name, retry ms, allowed, used}, or {2}: taken back before it came here.
 
-local again = redis.call('HMGET', KEYS[1], 'state', 'reply')
-if again[1] then return cjson.decode(again[2] or '[1,-1,-1,-1,-1,-1,-1]') end
+local again = reservation(KEYS[1])
+if again then return again.state == 'released' and {2} or again.reply or {1, -1, -1, -1, -1, -1, -1, 0} end
 
 expire(KEYS[2], KEYS[3], ARGV[6], 20)
 
 local now = clock()
-local day, month = windows(now)
-local tokens, cost = tonumber(ARGV[2]), tonumber(ARGV[3])
+local at = windows(now)
+local tokens, cost, cheaper = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[8])
+local limits = cjson.decode(ARGV[7])
 local accounts = {}
 for i = 4, #KEYS do
-  local a = read(KEYS[i], now, day, month)
-  local at = 6 + (i - 4) * 6
-  a.rpm, a.tpm, a.tpd = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  a.most, a.day, a.month = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
-  a.rl, a.tl = leaked(a.rl, a.rt, a.rpm, now), leaked(a.tl, a.tt, a.tpm, now)
-  a.rt, a.tt = now, now
-  accounts[#accounts + 1] = a
+  local a = account(KEYS[i], now, at)
+  pour(a, limits[i - 3], 0, 0, now)
+  accounts[i - 3] = a
 end
 
-local function wait_ms(level, add, limit)
-  if add > limit * 1000000 or limit <= 0 then return 60000 end
-  return math.ceil((level + add - limit * 1000000) * 60 / limit / 1000)
+local midnight = (math.floor(now / 86400000000) + 1) * 86400000 - math.floor(now / 1000)
+
+local function exhausted(a, l, price)
+  if l.day and a.dc + price > l.day then return {'budget_day', midnight, l.day, a.dc, a.d} end
+  if l.week and a.wc + price > l.week then return {'budget_week', midnight, l.week, a.wc, a.w} end
+  if l.month and a.mc + price > l.month then return {'budget_month', midnight, l.month, a.mc, a.m} end
+  if l.total and a.sc + price > l.total then return {'budget_total', midnight, l.total, a.sc, 0} end
+  return nil
 end
 
-local midnight = (day + 1) * 86400000 - math.floor(now / 1000)
+-- Open until its time is over, then one call at a time may probe; the probe's settlement closes it or opens it again.
+local function velocity(a, l, price)
+  if a.bo and now < a.bo then return {'spend_velocity', math.ceil((a.bo - now) / 1000), l.cap or 0, 0, a.bo} end
+  if a.bo and a.bp and now < a.bp then return {'spend_velocity', 1000, l.cap or 0, 0, a.bo} end
+  if a.bo then return nil, true end
+  local most, rate = surging(a, l, price, now)
+  if not most then return nil end
+  a.bo = now + COOLDOWN
+  return {'spend_velocity', COOLDOWN / 1000, most, rate, a.bo}
+end
+
+local function trip(i, refusal)
+  local mark = refusal[1] .. ':' .. string.format('%.0f', refusal[5])
+  if accounts[i].x == mark then return end
+  accounts[i].x = mark
+  announce(KEYS[3], limits[i], {event = 'breaker_opened', limit = refusal[1], window = refusal[5], allowed = refusal[3],
+    used = refusal[4], policy = limits[i].policy or 'block'}, now)
+  keep(KEYS[i + 3], accounts[i], limits[i])
+end
+
+local degraded, probes = false, {}
 for i, a in ipairs(accounts) do
-  if a.day >= 0 and a.dc + cost > a.day then return {0, i, 'budget_day', midnight, a.day, whole(a.dc)} end
-  if a.month >= 0 and a.mc + cost > a.month then return {0, i, 'budget_month', midnight, a.month, whole(a.mc)} end
+  local l = limits[i]
+  local refusal, probe = exhausted(a, l, cost), false
+  if not refusal and (l.cap or l.surge) then refusal, probe = velocity(a, l, cost) end
+  probes[i] = probe
+  if refusal then
+    trip(i, refusal)
+    if l.policy == 'degrade' and cheaper then
+      degraded = true
+    elseif l.policy ~= 'alert' then
+      return {0, i, refusal[1], refusal[2], refusal[3], refusal[4]}
+    end
+  end
 end
-for i, a in ipairs(accounts) do
-  if a.most >= 0 and a.n + 1 > a.most then return {0, i, 'concurrent_requests', 1000, a.most, a.n} end
-  if a.rpm >= 0 and a.rl + 1000000 > a.rpm * 1000000 then
-    return {0, i, 'requests_per_minute', wait_ms(a.rl, 1000000, a.rpm), a.rpm, math.ceil(a.rl / 1000000)}
+if degraded then
+  cost = cheaper
+  for i, a in ipairs(accounts) do
+    local refusal = limits[i].policy ~= 'alert' and exhausted(a, limits[i], cost)
+    if refusal then return {0, i, refusal[1], refusal[2], refusal[3], refusal[4]} end
   end
-  if a.tpm >= 0 and a.tl + tokens * 1000000 > a.tpm * 1000000 then
-    return {0, i, 'tokens_per_minute', wait_ms(a.tl, tokens * 1000000, a.tpm), a.tpm, math.ceil(a.tl / 1000000)}
-  end
-  if a.tpd >= 0 and a.dt + tokens > a.tpd then return {0, i, 'tokens_per_day', midnight, a.tpd, whole(a.dt)} end
 end
 
-local reply = {1, -1, -1, -1, -1, -1, -1}
+local function wait_ms(level, add, burst, limit)
+  if add > burst * MICRO or limit <= 0 then return 60000 end
+  return math.ceil((level + add - burst * MICRO) * 60 / limit / 1000)
+end
+
+for i, a in ipairs(accounts) do
+  local l = limits[i]
+  if l.most and a.n + 1 > l.most then return {0, i, 'concurrent_requests', 1000, l.most, a.n} end
+  local burst = l.rburst or l.rpm
+  if l.rpm and a.rl + MICRO > burst * MICRO then
+    return {0, i, 'requests_per_minute', wait_ms(a.rl, MICRO, burst, l.rpm), l.rpm, math.ceil(a.rl / MICRO)}
+  end
+  burst = l.tburst or l.tpm
+  if l.tpm and a.tl + tokens * MICRO > burst * MICRO then
+    return {0, i, 'tokens_per_minute', wait_ms(a.tl, tokens * MICRO, burst, l.tpm), l.tpm, math.ceil(a.tl / MICRO)}
+  end
+  if l.tpd and a.dt + tokens > l.tpd then return {0, i, 'tokens_per_day', midnight, l.tpd, a.dt} end
+end
+
+local reply = {1, -1, -1, -1, -1, -1, -1, degraded and 1 or 0}
 local tightest = {2, 2}
-local kept = {}
-local function report(at, slot, level, limit)
-  if limit < 0 then return end
-  local remaining = math.max(0, math.floor((limit * 1000000 - level) / 1000000))
+local function report(place, slot, level, limit, burst)
+  if not limit then return end
+  local remaining = math.max(0, math.floor(((burst or limit) * MICRO - level) / MICRO))
   local share = limit > 0 and remaining / limit or 0
   if share >= tightest[slot] then return end
   tightest[slot] = share
-  reply[at], reply[at + 1] = limit, remaining
-  reply[at + 2] = limit > 0 and math.ceil(level * 60 / limit / 1000) or 60000
+  reply[place], reply[place + 1] = limit, remaining
+  reply[place + 2] = limit > 0 and math.ceil(level * 60 / limit / 1000) or 60000
 end
-for _, a in ipairs(accounts) do
-  if a.rpm >= 0 then a.rl = a.rl + 1000000 end
-  if a.tpm >= 0 then a.tl = a.tl + tokens * 1000000 end
-  a.dt, a.dc, a.mc, a.n = a.dt + tokens, a.dc + cost, a.mc + cost, a.n + 1
-  report(2, 1, a.rl, a.rpm)
-  report(5, 2, a.tl, a.tpm)
-  write(a, day, month)
-  kept[#kept + 1] = {a.key, a.tpm}
+
+local held = {}
+for i, a in ipairs(accounts) do
+  local l, key = limits[i], KEYS[i + 3]
+  pour(a, l, 1, tokens, now)
+  charge(a, tokens, cost, a)
+  a.n, a.hc = a.n + 1, a.hc + cost
+  if probes[i] then a.bp = now + COOLDOWN end
+  report(2, 1, a.rl, l.rpm, l.rburst)
+  report(5, 2, a.tl, l.tpm, l.tburst)
+  keep(key, a, l)
+  held[i] = {key = key, limits = l, d = a.d, w = a.w, m = a.m, probe = probes[i] or nil}
 end
 
 local lease = tonumber(ARGV[4])
-redis.call('HSET', KEYS[1], 'state', 'held', 'tokens', ARGV[2], 'cost', ARGV[3], 'day', day, 'month', month,
-  'accounts', #kept > 0 and cjson.encode(kept) or '[]', 'entry', ARGV[5], 'reply', cjson.encode(reply))
-redis.call('PEXPIRE', KEYS[1], lease + 86400000)
+redis.call('SET', KEYS[1], cmsgpack.pack({state = 'held', tokens = tokens, cost = cost, accounts = held,
+  entry = degraded and ARGV[9] or ARGV[5], reply = reply}), 'PX', lease + 86400000)
 redis.call('ZADD', KEYS[2], math.floor(now / 1000) + lease, ARGV[1])
 return reply

@@ -1,18 +1,11 @@
 -- Replace a reservation by the truth and write the ledger entry, in one step.
 -- KEYS  1 reservation  2 leases  3 ledger      ARGV  1 request id  2 tokens  3 cost  4 ledger entry
--- Returns 1 settled, 0 settled before, 2 corrected a reservation that had been charged as lost, 3 unknown reservation:
--- its counters are gone (Redis lost them), its ledger entry is still written; the entry's id keeps SQL from doubling it.
+-- Returns 1 settled, 0 settled before, 2 corrected what had been charged as lost, 3 unknown: nothing was done.
 
-local r = reservation_at(KEYS[1])
-if r == nil then
-  redis.call('XADD', KEYS[3], '*', 'e', ARGV[4])
-  return 3
-end
+local r = reservation(KEYS[1])
+if r == nil or r.state == 'released' then return 3 end
 if r.state == 'settled' then return 0 end
 
-local tokens, cost = tonumber(ARGV[2]), tonumber(ARGV[3])
-correct(r, tokens, cost, r.state == 'held')
-redis.call('ZREM', KEYS[2], ARGV[1])
 local entry, done = ARGV[4], 1
 if r.state == 'lost' then
   local truth, lost = cjson.decode(ARGV[4]), cjson.decode(r.entry)
@@ -22,8 +15,8 @@ if r.state == 'lost' then
   end
   entry, done = cjson.encode(truth), 2
 end
+correct(r, tonumber(ARGV[2]), tonumber(ARGV[3]), r.state == 'lost' and 'corrected' or 'settled', KEYS[3])
+redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('XADD', KEYS[3], '*', 'e', entry)
-redis.call('HDEL', KEYS[1], 'accounts', 'entry', 'reply', 'tokens', 'cost', 'day', 'month')
-redis.call('HSET', KEYS[1], 'state', 'settled')
-redis.call('PEXPIRE', KEYS[1], 60000)
+redis.call('SET', KEYS[1], cmsgpack.pack({state = 'settled'}), 'PX', SETTLED_MS)
 return done

@@ -1,0 +1,43 @@
+"""How weights, gradients and optimizer states are spread over processes: FSDP2 (PyTorch) or ZeRO-3 (DeepSpeed)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adapters.training.recipe import Recipe
+
+
+def fsdp_config(recipe: Recipe) -> dict[str, Any]:
+    """FSDP2: every decoder layer is a unit that is gathered, used and dropped again (`reshard_after_forward`)."""
+    return {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": True,
+        "cpu_offload": recipe.launch.cpu_offload,
+        "cpu_ram_efficient_loading": True,
+        "state_dict_type": "SHARDED_STATE_DICT",
+        "activation_checkpointing": recipe.optimization.gradient_checkpointing,
+    }
+
+
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
+    """ZeRO-3; `auto` values are filled by transformers from its own arguments, so that they are said once."""
+    offload = {"device": "cpu", "pin_memory": True} if recipe.launch.cpu_offload else {"device": "none"}
+    return {
+        "bf16": {"enabled": recipe.optimization.precision == "bfloat16"},
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": True,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": "auto",
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "offload_optimizer": offload,
+            "offload_param": offload,
+        },
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }

@@ -1,0 +1,57 @@
+"""What the admin API works with: built in `lifespan.py`, held as `app.state.admin`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from redis.exceptions import ResponseError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.errors import Unavailable
+from app.routing.prices import PriceList
+from app.storage.administration.change import Change, changing, outage, reading
+from app.storage.redis import RedisDown
+
+
+@dataclass(frozen=True, slots=True)
+class AdminServices:
+    """The secret that opens the API, the stores behind it, and what routes may name.
+
+    `artifacts` is the folder under which adapters are kept; every replica must be able to read it. `base_models` gives
+    the served base model of each pool. `changed` is awaited after each committed change, to tell every gateway of it.
+    `flush` brings the ledger to SQL and raises RedisDown while it cannot.
+    """
+
+    admin_key: str = field(repr=False)
+    engine: AsyncEngine
+    artifacts: Path
+    base_models: Mapping[str, str]
+    providers: frozenset[str]
+    prices: PriceList
+    changed: Callable[[], Awaitable[None]]
+    flush: Callable[[], Awaitable[object]]
+    embedded_models: frozenset[str] = frozenset({"minilm"})
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection to look things up by."""
+        return reading(self.engine)
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[Change]:
+        """One change; when it is committed, every gateway is told."""
+        async with changing(self.engine) as change:
+            yield change
+        with suppress(Unavailable), outage():  # the change stands; gateways that are not told find it by polling
+            await self.changed()
+
+    async def flushed(self) -> bool:
+        """Bring the ledger to SQL; False when Redis holds entries that cannot be read now."""
+        try:
+            with outage():
+                await self.flush()
+        except (RedisDown, ResponseError):
+            return False
+        return True

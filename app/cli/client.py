@@ -1,0 +1,65 @@
+"""The admin API as the command line calls it: address and secret from the environment, one clear line when it fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+PAGE = 1000
+
+
+class AdminError(Exception):
+    """The call did not succeed; the text says why and what to do, in one line."""
+
+
+def call(method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+    """One call of the admin API; returns the decoded answer, None when it is empty. Raises AdminError."""
+    import httpx2
+
+    url = os.environ.get("TUNEGATE_URL", DEFAULT_URL).rstrip("/")
+    headers = {"authorization": f"Bearer {_secret()}"}
+    params = {name: value for name, value in (query or {}).items() if value is not None}
+    try:
+        answer = httpx2.request(method, f"{url}/admin/v1{path}", json=body, params=params, headers=headers, timeout=120)
+    except httpx2.InvalidURL as exc:
+        raise AdminError(f"TUNEGATE_URL is not an address: {exc}") from exc
+    except httpx2.TransportError as exc:
+        advice = "start it with `tunegate serve`, or set TUNEGATE_URL"
+        raise AdminError(f"no gateway answers at {url} ({type(exc).__name__}): {advice}") from exc
+    if not answer.is_success:
+        raise AdminError(_complaint(answer))
+    return answer.json() if answer.content else None
+
+
+def every(path: str) -> dict[str, Any]:
+    """A whole listing, part by part."""
+    data: list[dict[str, Any]] = []
+    while True:
+        after = (data[-1].get("id") or data[-1].get("name")) if data else None
+        part = call("GET", path, query={"limit": PAGE, "after": after})
+        data += part["data"]
+        if not part["has_more"]:
+            return {**part, "data": data}
+
+
+def _secret() -> str:
+    given = os.environ.get("TUNEGATE_ADMIN_KEY")
+    if given:
+        return given
+    path = Path(os.environ.get("TUNEGATE_DATA", ".tunegate")) / "admin.key"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        advice = "set TUNEGATE_ADMIN_KEY, or TUNEGATE_DATA to the gateway's data folder"
+        raise AdminError(f"no admin secret: {path} cannot be read ({exc.strerror}); {advice}") from exc
+
+
+def _complaint(answer: Any) -> str:
+    try:
+        message = answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return f"the gateway answered {answer.status_code} without saying why"
+    return f"{message} (status {answer.status_code})"

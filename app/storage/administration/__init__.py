@@ -1,0 +1,1 @@
+"""What administrators change: tenants, teams, keys, routes, adapters. A change is one transaction with a revision."""

@@ -1,0 +1,66 @@
+"""A gateway's worth of racing callers, as a process: `python -m tests.admission.racer URL CALLS PROCESSES CASES`.
+
+CASES is a JSON list of [tenant, scope, limits, output tokens]. Every case begins when all processes have arrived at it.
+Prints a JSON list: for each case, how many calls were admitted and what they cost when they were settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass
+
+from app.admission.redis import RedisAdmission
+from app.storage.redis import RedisStore
+from app.types import Limits
+from tests.admission.cases import admitted, entry, principal
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One race: whose limits, and how much output each call holds (0: it is never settled)."""
+
+    tenant: str
+    scope: str
+    limits: dict[str, int]
+    output: int
+
+
+async def race(store: RedisStore, case: Case, calls: int) -> dict[str, int]:
+    """Make all calls at once; those admitted use half of the output they held."""
+    admission = RedisAdmission(store)
+    who = principal(tenant_id=case.tenant, **{case.scope: Limits(**case.limits)})
+    counted = {"admitted": 0, "cost": 0}
+
+    async def one(number: int) -> None:
+        held = await admitted(admission, who, f"{os.getpid()}-{number}", output=case.output)
+        if held is None:
+            return
+        counted["admitted"] += 1
+        if case.output:
+            await asyncio.sleep(0)
+            done = entry(held, completion=case.output // 2)
+            counted["cost"] += done.cost_microusd
+            await held.settle(done)
+
+    await asyncio.gather(*(one(number) for number in range(calls)))
+    return counted
+
+
+async def main(url: str, calls: int, processes: int, cases: list[Case]) -> list[dict[str, int]]:
+    """Run every case against the other processes."""
+    results = []
+    async with RedisStore.connect(url, operation_timeout_seconds=30) as store:
+        for number, case in enumerate(cases):
+            await store.command("INCR", f"barrier:{number}")
+            while int(await store.get(f"barrier:{number}") or 0) < processes:
+                await asyncio.sleep(0.002)
+            results.append(await race(store, case, calls))
+    return results
+
+
+if __name__ == "__main__":
+    given = [Case(*case) for case in json.loads(sys.argv[4])]
+    print(json.dumps(asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), given))))

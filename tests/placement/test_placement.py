@@ -1,0 +1,205 @@
+"""From a target to a server with the adapter on it, whatever servers do meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.backends.failover import Failover
+from app.backends.health import Health, RetryBudget
+from app.backends.provider import HttpBackend
+from app.errors import GatewayError, Unavailable
+from app.placement.placement import ReplicaPlacement
+from app.types import Provider, Target
+from tests.backends.calls import Noted, call, choice
+from tests.placement.adapters import adapter, on_pool, pool
+from tests.support.replica import FakeReplica, fake_replica
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Servers with a gateway's own way to them."""
+
+    servers: list[FakeReplica]
+    placement: ReplicaPlacement
+    failover: Failover
+
+    async def ask(self, target: Target, affinity: str = "me") -> str:
+        """What the model says, over the whole way: place, load, send, fall over."""
+        reached = self.failover.reach(choice(target), call(), Noted(), "req", affinity)
+        async with asyncio.timeout(30), reached as (_, upstream):
+            body = b"".join([block async for block in upstream.blocks()])
+        said: str = msgspec.json.decode(body)["choices"][0]["message"]["content"]
+        return said
+
+    def holding(self, name: str) -> list[FakeReplica]:
+        """The servers that know this name."""
+        return [server for server in self.servers if name in server.names]
+
+
+@asynccontextmanager
+async def fleet(count: int, **fields: Any) -> AsyncIterator[Fleet]:
+    """So many servers, one pool."""
+    sizes = {name: fields[name] for name in ("max_loras", "max_cpu_loras") if name in fields}
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(fake_replica(FakeReplica(**sizes))) for _ in range(count)]
+        async with connected(servers, **fields) as connected_fleet:
+            yield connected_fleet
+
+
+@asynccontextmanager
+async def connected(servers: Sequence[FakeReplica], **fields: Any) -> AsyncIterator[Fleet]:
+    """One gateway process in front of these servers."""
+    health = Health()
+    pools = {"pool": pool(*(server.url for server in servers), **fields)}
+    async with (
+        ReplicaPlacement({}, pools, usable=health.allows, reconcile_seconds=0.05) as placement,
+        HttpBackend() as backend,
+    ):
+        watching = asyncio.create_task(placement.run())
+        try:
+            yield Fleet(list(servers), placement, Failover(placement, backend, backend, health, RetryBudget()))
+        finally:
+            watching.cancel()
+
+
+async def test_an_adapter_is_loaded_where_it_is_needed() -> None:
+    """The first call loads it on one server, later ones find it there."""
+    async with fleet(3) as servers:
+        for _ in range(5):
+            assert await servers.ask(on_pool(adapter(1))) == adapter(1).path
+        assert [server.loads.total() for server in servers.holding(adapter(1).id)] == [1]
+
+
+async def test_the_base_model_is_only_what_is_asked_for() -> None:
+    """A target without adapter is the base; one with an adapter is never the base."""
+    async with fleet(1) as servers:
+        assert await servers.ask(on_pool()) == "base"
+        servers.servers[0].load_answers = [(500, "LoRA rank 64 is greater than max_lora_rank 16.")] * 10
+        with pytest.raises(Unavailable) as caught:
+            await servers.ask(on_pool(adapter(1)))
+        assert dict(caught.value.headers)[b"retry-after"]
+        assert servers.servers[0].calls == {"base": 1}
+
+
+async def test_a_lost_adapter_is_loaded_again_in_the_same_call() -> None:
+    """A restarted server says 404 once; the caller does not notice."""
+    async with fleet(1) as servers:
+        await servers.ask(on_pool(adapter(1)))
+        servers.servers[0].restart()
+        assert await servers.ask(on_pool(adapter(1))) == adapter(1).path
+
+
+async def test_a_server_that_cannot_load_is_passed_over() -> None:
+    """The next server in the adapter's order takes the call."""
+    async with fleet(2) as servers:
+        await servers.ask(on_pool(adapter(1)))
+        (home,) = servers.holding(adapter(1).id)
+        home.restart()
+        home.load_answers = [(500, "no space left on device")] * 3
+        assert await servers.ask(on_pool(adapter(1))) == adapter(1).path
+
+
+async def test_a_load_that_takes_too_long_is_refused_with_a_time() -> None:
+    """Waiting for a cold adapter is bounded: 503 with Retry-After, never another model."""
+    async with fleet(1, load_timeout_seconds=0.1) as servers:
+        servers.servers[0].hold_loads = asyncio.Event()
+        with pytest.raises(Unavailable, match="still being loaded") as caught:
+            await servers.ask(on_pool(adapter(1)))
+        assert dict(caught.value.headers)[b"retry-after"] == b"2"
+        assert not servers.servers[0].calls
+
+
+async def test_an_unknown_pool_or_provider_is_unavailable() -> None:
+    """A route that names what is not configured here is refused, not crashed on."""
+    async with fleet(1) as servers:
+        for target in (Target("nowhere", "m", on_pool().price, is_pool=True), Target("nowhere", "m", on_pool().price)):
+            with pytest.raises(Unavailable, match="not configured"):
+                async with servers.placement.place(target, "me"):
+                    pass
+
+
+async def test_a_providers_address_is_its_own() -> None:
+    """A provider needs no placing: its key and its times are the configuration's."""
+    named = Provider("openai", "https://api.example", "sk-1", first_byte_timeout_seconds=9.0)
+    async with ReplicaPlacement({"openai": named}, {}) as placement:
+        async with placement.place(Target("openai", "gpt", on_pool().price), "me") as endpoint:
+            assert endpoint.headers == {"authorization": "Bearer sk-1"}
+            assert (endpoint.model, endpoint.replica, endpoint.first_byte_timeout_seconds) == ("gpt", None, 9.0)
+        async with placement.place(Target("embedded", "minilm", on_pool().price, is_embedded=True), "me") as endpoint:
+            assert endpoint.model == "minilm"
+
+
+async def test_a_call_in_flight_keeps_its_adapter_registered() -> None:
+    """While a stream runs its name is not unloaded, however many other adapters come."""
+    async with fleet(1) as servers, servers.placement.place(on_pool(adapter(0)), "me"):
+        for number in range(1, 8):
+            await servers.ask(on_pool(adapter(number)))
+        assert servers.holding(adapter(0).id)
+
+
+async def test_readiness_names_the_pool_without_a_server() -> None:
+    """A pool whose servers are all away is not ready, and says which it is."""
+    async with fleet(1) as servers:
+        assert await servers.placement.check() is None
+        servers.servers[0].healthy = False
+        async with asyncio.timeout(10):
+            while await servers.placement.check() is None:
+                await asyncio.sleep(0.01)
+        assert "pool" in str(await servers.placement.check())
+        assert servers.placement.status() == {"pool": {servers.servers[0].url: False}}
+
+
+async def test_a_restart_is_noticed_and_its_names_are_forgotten() -> None:
+    """Within a round of comparison the mirror is empty again."""
+    async with fleet(1) as servers:
+        await servers.ask(on_pool(adapter(1)))
+        servers.servers[0].restart()
+        replica = servers.placement._sets["pool"].replicas[servers.servers[0].url]
+        async with asyncio.timeout(10):
+            while replica.registered:
+                await asyncio.sleep(0.01)
+        assert replica.restarts == 1
+        assert replica.residency.host == ()
+
+
+async def test_many_adapters_under_zipf_with_restarts_are_never_wrong() -> None:
+    """Three servers of four places, forty adapters, two gateways, servers restarting: no wrong answer and no error."""
+    dice = random.Random(7)
+    async with fleet(3) as one, connected(one.servers) as other:
+
+        async def caller(count: int) -> None:
+            for _ in range(count):
+                number = min(39, int(dice.paretovariate(0.9)) - 1)
+                gateway = dice.choice((one, other))
+                assert await gateway.ask(on_pool(adapter(number))) == adapter(number).path
+
+        async def trouble() -> None:
+            for _ in range(6):
+                await asyncio.sleep(0.1)
+                dice.choice(one.servers).restart()
+
+        await asyncio.gather(trouble(), *(caller(50) for _ in range(16)))
+        for server in one.servers:
+            mirror = one.placement._sets["pool"].replicas[server.url]
+            assert not mirror.in_flight
+
+
+async def test_every_server_away_is_a_clear_refusal() -> None:
+    """Nobody left: 503 with Retry-After."""
+    async with fleet(2) as servers:
+        for server in servers.servers:
+            server.healthy = False
+        async with asyncio.timeout(10):
+            while any(servers.placement.status()["pool"].values()):
+                await asyncio.sleep(0.01)
+        with pytest.raises(GatewayError) as caught:
+            await servers.ask(on_pool(adapter(1)))
+        assert caught.value.status == 503
