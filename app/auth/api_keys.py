@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.errors import Unauthenticated
-from app.interfaces import Policy
 from app.types import KeyRecord, Principal
 
 PREFIX_CHARACTERS = 12  # of a key, kept so that people can recognise it; 202 of its bits are kept nowhere
@@ -27,10 +26,18 @@ _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 _BEARER = re.compile(rb"bearer +([^\s]+) *", re.IGNORECASE)
 
 
+class Keys(Protocol):
+    """The part of a policy snapshot that is asked here."""
+
+    def key(self, digest: bytes) -> KeyRecord | None:
+        """The key whose secret has this SHA-256 digest (32 bytes)."""
+        ...
+
+
 class PolicySource(Protocol):
     """Where the last known keys are; `app.storage.policy.PolicyReader` in the gateway."""
 
-    def current(self) -> Policy:
+    def current(self) -> Keys:
         """The snapshot; raises Unavailable when it is too old to decide by."""
         ...
 

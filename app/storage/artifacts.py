@@ -81,9 +81,7 @@ def _copy(path: str, staging: Path) -> None:
     source = _open(path, os.O_DIRECTORY, "this folder")
     try:
         for name in (CONFIG, WEIGHTS):
-            descriptor = _open(name, os.O_NONBLOCK, name, folder=source)
-            with os.fdopen(descriptor, "rb") as file:
-                _check_file(file, name)
+            with os.fdopen(_open_file(name, source), "rb") as file:
                 _copy_file(file, staging / name, MAX_BYTES[name])
     finally:
         os.close(source)
@@ -106,12 +104,15 @@ def _reason(exc: OSError, said: str) -> str:
     return f"cannot be opened ({exc.strerror})"
 
 
-def _check_file(file: BinaryIO, name: str) -> None:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise _refused(f"{name} is not a regular file")
-    if status.st_size > MAX_BYTES[name]:
-        raise _refused(f"{name} is larger than {MAX_BYTES[name]} bytes")
+def _open_file(name: str, folder: int) -> int:
+    """A regular file of the folder, opened without waiting: a pipe would wait for its writer."""
+    descriptor = _open(name, os.O_NONBLOCK, name, folder=folder)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES[name]:
+        return descriptor
+    os.close(descriptor)
+    wrong = f"larger than {MAX_BYTES[name]} bytes" if stat.S_ISREG(status.st_mode) else "not a regular file"
+    raise _refused(f"{name} is {wrong}")
 
 
 def _copy_file(source: BinaryIO, target: Path, most: int) -> None:

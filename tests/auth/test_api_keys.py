@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import string
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.auth.api_keys import Authenticator, bearer, digest, new_key
 from app.errors import Unauthenticated, Unavailable
-from app.types import AdapterVersion, KeyRecord, Operation, Principal, Route
+from app.types import KeyRecord, Operation, Principal
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
 NOW = 1_000_000.0
@@ -27,21 +26,14 @@ class Snapshot:
         self.old = False
 
     def current(self) -> Snapshot:
+        """Itself, unless it is too old."""
         if self.old:
             raise Unavailable("too old")
         return self
 
     def key(self, digest: bytes) -> KeyRecord | None:
+        """The record under the whole digest."""
         return self.records.get(digest)
-
-    def route(self, tenant_id: str, name: str) -> Route | None:
-        return None
-
-    def routes(self, tenant_id: str) -> Sequence[Route]:
-        return ()
-
-    def adapter(self, tenant_id: str, name: str, alias: str) -> AdapterVersion | None:
-        return None
 
 
 class Store:
@@ -55,6 +47,7 @@ class Store:
         self.down = False
 
     async def newer(self) -> bool:
+        """Bring what has arrived, after other tasks have had their turn."""
         self.asked += 1
         await asyncio.sleep(0)
         if self.down:

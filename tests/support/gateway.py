@@ -64,6 +64,7 @@ def gateway(folder: Path, settings: dict[str, Any], *, admin_key: str | None = N
     values = {
         "data_folder": str(folder / "data"),
         "server": {"port": port, "metrics_port": metrics_port, "shutdown_grace_seconds": 5},
+        "redis_timeout_ms": 500,  # a busy test machine is not a slow Redis; tests of that set their own
         **settings,
     }
     config = folder / f"tunegate-{port}.yaml"

@@ -15,7 +15,7 @@ from tests.support.processes import free_port
 
 START_SECONDS = 240
 _ROOT = Path(__file__).resolve().parents[2]
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -52,5 +52,5 @@ def vllm_server(
     ]
     # fmt: on
     url = f"http://127.0.0.1:{port}"
-    with running_server(command, url, seconds=START_SECONDS, environment=_ENVIRONMENT) as running:
+    with running_server(command, url, seconds=START_SECONDS, environment=ENVIRONMENT) as running:
         yield running

@@ -17,6 +17,7 @@ from app.storage.spec import RouteJson, TargetJson
 
 router = APIRouter(tags=["routes"], route_class=AdminRoute)
 Name = Annotated[RouteName, Path()]
+CHAMPION = "champion"  # what an alias is unless it is said
 
 
 class StoredRouteJson(BaseModel):
@@ -111,7 +112,7 @@ def _reachable(admin: AdminServices, spec: RouteJson) -> None:
 
 
 def _target(admin: AdminServices, target: TargetJson, field: str) -> None:
-    if target.pool is None and {"adapter", "alias"} & target.model_fields_set:
+    if target.pool is None and (target.adapter is not None or target.alias != CHAMPION):
         raise InvalidRequest(f"{field}: adapter and alias go with a pool only.", param=f"{field}.adapter")
     if target.provider is not None:
         _known(target.provider, admin.providers, f"{field}.provider", "providers")
