@@ -21,8 +21,9 @@ from prometheus_client.exposition import choose_encoder
 
 from app.observability.correlation import current_trace_id
 from app.observability.series import MAX_NAMES, Bounded, Lean
-from app.types import CacheStatus, LedgerEntry, Outcome
+from app.types import CacheStatus, LedgerEntry, Operation, Outcome
 
+OWN = frozenset({CacheStatus.MISS, CacheStatus.BYPASS})  # answered by an upstream, or not at all
 BREAKER_STATES = ("closed", "open", "half_open")
 STATUSES = frozenset({200, 400, 401, 403, 404, 405, 409, 413, 422, 429, 499, 500, 502, 503, 504})
 # OpenTelemetry's GenAI semantic conventions: client.operation.duration and server.time_to_first_token
@@ -179,7 +180,7 @@ class Metrics:
             first_byte.observe(first_byte_seconds, exemplar)
         if entry.saved_microusd:
             arm.saved.inc(entry.saved_microusd)
-        if entry.outcome is Outcome.CACHE_EXACT or entry.outcome is Outcome.CACHE_SEMANTIC:
+        if entry.cache not in OWN:
             return
         self._count.upstream(entry.upstream, entry.outcome).inc()
         _used(arm, entry)
@@ -210,21 +211,24 @@ class Metrics:
         """So many trace spans were `exported`, or `dropped` because the collector did not take them."""
         self._count.spans(result).inc(count)
 
+    def outstanding(self, reservations: int, microdollars: int) -> None:
+        """All gateways together hold so many reservations, and so much money by them; told at every sweep."""
+        held = "Reservations not yet settled, in all gateways together, at the last sweep."
+        self._watched.value("gateway_reservations_outstanding", held, lambda: reservations)
+        held = "What unsettled reservations hold, in 1e-6 USD, at the last sweep."
+        self._watched.value("gateway_reserved_outstanding_microdollars", held, lambda: microdollars)
+
     def watch(
         self,
         *,
         policy_age_seconds: Callable[[], float] | None = None,
         ledger_backlog_entries: Callable[[], float] | None = None,
-        reservations: Callable[[], float] | None = None,
-        reserved_microdollars: Callable[[], float] | None = None,
         breakers: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         """Name who knows what stands now; asked at every scrape, so it must not wait."""
         for name, says, source in (
             ("gateway_policy_age_seconds", "Since keys and routes were last read from SQL.", policy_age_seconds),
             ("gateway_ledger_backlog_entries", "Ledger entries not yet in SQL.", ledger_backlog_entries),
-            ("gateway_reservations_outstanding", "Reservations of this process not yet settled.", reservations),
-            ("gateway_reserved_outstanding_microdollars", "What they hold, in 1e-6 USD.", reserved_microdollars),
         ):
             if source is not None:
                 self._watched.value(name, says, source)
@@ -267,8 +271,17 @@ class _Counters:
             buckets=LOAD_SECONDS,
         )
         self.loads: Bounded[Histogram] = Bounded(loads.labels)
+        self._begin_at_zero()
         build = Gauge("gateway_build_info", "Always 1; what runs here.", ("version", "python"), registry=registry)
         build.labels(version("tunegate"), platform.python_version()).set(1)
+
+    def _begin_at_zero(self) -> None:
+        """Have the series that alerts look at from the start: a counter that appears at 1 never seems to have grown."""
+        for operation in (Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS):
+            for status in STATUSES:
+                self.http(operation.value, str(status))
+        for result in ("ended", "exported", "dropped"):
+            self.spans(result)
 
 
 def _used(arm: _Arm, entry: LedgerEntry) -> None:

@@ -183,18 +183,32 @@ def test_what_stands_now_is_asked_at_every_scrape() -> None:
     metrics.watch(
         policy_age_seconds=lambda: age[0],
         ledger_backlog_entries=lambda: 7,
-        reservations=lambda: 3,
-        reserved_microdollars=lambda: 900,
         breakers=lambda: {"openai": "open"},
     )
     assert value(metrics, "gateway_policy_age_seconds") == 1.5
     age[0] = 20.0
     assert value(metrics, "gateway_policy_age_seconds") == 20.0
     assert value(metrics, "gateway_ledger_backlog_entries") == 7
-    assert value(metrics, "gateway_reservations_outstanding") == 3
-    assert value(metrics, "gateway_reserved_outstanding_microdollars") == 900
     assert value(metrics, "gateway_upstream_breaker_state", upstream="openai", state="open") == 1
     assert value(metrics, "gateway_upstream_breaker_state", upstream="openai", state="closed") == 0
+
+
+def test_what_is_held_is_as_the_last_sweep_found_it() -> None:
+    """Before the first sweep there is no figure; then the newest one stands."""
+    metrics = Metrics()
+    assert value(metrics, "gateway_reservations_outstanding") is None
+    metrics.outstanding(3, 900)
+    metrics.outstanding(1, 200)
+    assert value(metrics, "gateway_reservations_outstanding") == 1
+    assert value(metrics, "gateway_reserved_outstanding_microdollars") == 200
+
+
+def test_what_alerts_look_at_begins_at_zero() -> None:
+    """Failures and dropped spans have their series before the first one, so that the first one is a growth."""
+    metrics = Metrics()
+    assert value(metrics, "gateway_http_requests_total", operation="chat", status="503") == 0
+    assert value(metrics, "gateway_spans_total", result="dropped") == 0
+    assert value(metrics, "gateway_leases_lost_total") == 0
 
 
 def test_many_breakers_are_cut() -> None:
@@ -261,5 +275,5 @@ async def test_a_scrape_says_the_same_and_leaves_the_loop_free() -> None:
         await asyncio.sleep(0)
         turns += 1
     body, content_type = await scrape
-    assert (body.count(b"gateway_requests_total{"), content_type) == (4 * MAX_NAMES, metrics.render()[1])
+    assert (body.count(b"gateway_requests_total{"), content_type) == (len(CacheStatus) * MAX_NAMES, metrics.render()[1])
     assert turns > 10
