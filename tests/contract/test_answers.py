@@ -57,7 +57,7 @@ def test_a_whole_chat_answer_has_these_members(server: Server) -> None:
 
 
 def test_a_chat_stream_has_these_chunks(server: Server) -> None:
-    """The role, one chunk a token, the reason in the last; no usage unless asked for."""
+    """The role, then the tokens, the reason in the last; no usage unless asked for."""
     events = server.events(CHAT, chat_body())
     first, *tokens = events
     assert first["choices"] == [
@@ -85,10 +85,12 @@ def test_usage_comes_in_a_chunk_of_its_own(server: Server) -> None:
 
 
 def test_running_usage_is_in_every_chunk(server: Server) -> None:
-    """With continuous_usage_stats each chunk counts what came so far."""
+    """With continuous_usage_stats each chunk counts what came so far; a busy vLLM puts several tokens in a chunk."""
     options = {"include_usage": True, "continuous_usage_stats": True}
     events = server.events(CHAT, chat_body(stream_options=options))
-    assert [event["usage"]["completion_tokens"] for event in events] == [0, 1, 2, 3, 4, 5, 6, 6]
+    counts = [event["usage"]["completion_tokens"] for event in events]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-2:]) == (0, [6, 6])
 
 
 def test_several_answers_stream_under_their_index(server: Server) -> None:
@@ -112,8 +114,8 @@ def test_chat_log_probabilities(server: Server) -> None:
         assert entry["bytes"] == list(entry["token"].encode())
         assert len(entry["top_logprobs"]) == 3
         assert entry["top_logprobs"][0] == {key: entry[key] for key in ("token", "logprob", "bytes")}
-    streamed = [event["choices"][0]["logprobs"]["content"][0]["token"] for event in server.events(CHAT, body)[1:]]
-    assert streamed == [entry["token"] for entry in content]
+    chunks = [event["choices"][0]["logprobs"]["content"] for event in server.events(CHAT, body)[1:]]
+    assert [entry["token"] for chunk in chunks for entry in chunk] == [entry["token"] for entry in content]
     plain = server.post(CHAT, chat_body(logprobs=True)).json()["choices"][0]["logprobs"]["content"]
     assert [entry["top_logprobs"] for entry in plain] == [[]] * 6
 
@@ -144,7 +146,7 @@ def test_a_whole_text_answer_has_these_members(server: Server) -> None:
 
 
 def test_a_text_stream_has_these_chunks(server: Server) -> None:
-    """One chunk a token, the reason in the last, usage at the end; two prompts stream under their index."""
+    """The tokens, the reason in the last chunk, usage at the end; two prompts stream under their index."""
     body = text_body(prompt=["How do I", "Where is"], stream_options={"include_usage": True})
     *events, last = server.events(TEXT, body)
     assert last["choices"] == []
