@@ -31,12 +31,13 @@ _HEADER = re.compile(r"^(?:from|sent|to|cc|subject|date|von|gesendet|an|betreff)
 _HEADER_LINES = 3
 _CLOSING = re.compile(
     r"^(?:(?:best|kind|warm|many)?\s*(?:regards|wishes)|kind regards|best|cheers|thanks|thank you|many thanks|sincerely"
-    r"|yours (?:truly|sincerely|faithfully)|mit freundlichen gr(?:ü|ue)(?:ß|ss)en|viele gr(?:ü|ue)(?:ß|ss)e|cordialement)"
+    r"|yours (?:truly|sincerely|faithfully)|mit freundlichen gr(?:ü|ue)(?:ß|ss)en|viele gr(?:ü|ue)(?:ß|ss)e"
+    r"|cordialement)"
     r"\s*[,!.]?$",
     re.IGNORECASE,
 )
 _DEVICE = re.compile(
-    r"^(?:sent (?:from|via) (?:my|the) .{2,40}|get outlook for .{2,20}|von meinem .{2,20} gesendet)\.?$", re.I
+    r"^(?:sent (?:from|via) (?:my|the) .{2,40}|get outlook for .{2,20}|von meinem .{2,20} gesendet)\.?$", re.IGNORECASE
 )
 _AFTER_CLOSING = 8
 _SIGNATURE_LINE = 70

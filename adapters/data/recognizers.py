@@ -1,6 +1,6 @@
 """What counts as personal: presidio's analyzer with its recognizers, and our own where a checksum has to be exact.
 
-Nothing is downloaded: the analyzer runs on a blank spaCy pipeline unless a recipe names a model that finds people.
+Nothing is downloaded: the analyzer runs without a language model unless a recipe names one that finds people.
 Cards and IBANs are looked for inside longer runs of digits and words, so a neighbour (an order number, a security code)
 does not hide one. Addresses of private networks stay: `192.168.1.1` is an answer, not a person.
 """
@@ -18,27 +18,32 @@ from adapters.errors import ConfigurationError, MissingLibraryError
 from adapters.settings import Redaction
 
 if TYPE_CHECKING:
-    from presidio_analyzer import AnalyzerEngine, EntityRecognizer
+    from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerResult
     from presidio_analyzer.nlp_engine import NlpEngine
 
 _THRESHOLD = 0.4  # presidio's own scores: a dashed SSN 0.5, a bare nine-digit number 0.05
 _HINT = re.compile(r"[\d@]|::")  # without one of these there is nothing that a pattern could find
 _EMAIL = r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]+@\w(?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)+"
-_GAP = r"[\s.\-–/]{0,3}"
+_GAP = r"[\s.\-\u2013/]{0,3}"
 _DIGITS = re.compile(rf"\d+(?:{_GAP}\d+)*")
 _GROUP = re.compile(r"\d+")
 _CARD_LENGTHS = range(13, 20)
 _CARD_FIRST = frozenset("23456")  # Mastercard 2 and 5, Amex, Diners and JCB 3, Visa 4, Discover and Maestro 5 and 6
 _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=[\s.\-]{0,2}[A-Za-z0-9])")
-_PHONE_HINT = re.compile(r"(?:\d[\s().\-/+]{0,3}){7}")
+_REFERENCE = re.compile(
+    r"(?:order|ticket|case|invoice|serial|reference|ref|tracking|#)\W{0,3}(?:\w{2,6}\W{1,2})?$", re.IGNORECASE
+)
+_PHONE_HINT = re.compile(r"[+(]?(?:\d[\s().\-/+]{0,3}){7,}")
+_MARGIN = 12  # what stands around a number decides whether it is one
 # Lengths of the SWIFT IBAN registry, by country.
 _IBAN_LENGTHS = {
     country: length
     for length, countries in {
         15: "NO", 16: "BE", 18: "DK FO FI GL NL SD", 19: "MK SI FK", 20: "AT BA EE KZ LT LU XK MN",
         21: "CR HR LV LI CH", 22: "BH BG GE DE IE ME RS GB VA", 23: "GI IL IQ OM SO TL AE",
-        24: "AD CZ DZ MD PK RO SA SK ES SE TN VG", 25: "AO CV LY MZ PT ST", 26: "IS TR", 27: "BF BI DJ FR GR IT MC MR SM CF CG CM EG GA GQ",
-        28: "AL AZ BY BJ CY CI DO GT HU LB MG ML PL SN SV NI TG", 29: "BR PS QA UA", 30: "JO KW MU", 31: "MT SC", 32: "LC", 33: "RU",
+        24: "AD CZ DZ MD PK RO SA SK ES SE TN VG", 25: "AO CV LY MZ PT ST", 26: "IS TR",
+        27: "BF BI DJ FR GR IT MC MR SM CF CG CM EG GA GQ", 28: "AL AZ BY BJ CY CI DO GT HU LB MG ML PL SN SV NI TG",
+        29: "BR PS QA UA", 30: "JO KW MU", 31: "MT SC", 32: "LC", 33: "RU",
     }.items()
     for country in countries.split()
 }  # fmt: skip
@@ -83,7 +88,7 @@ class _Finder:
 
 
 def cards(text: str) -> Iterator[tuple[int, int]]:
-    """Find card numbers: 13 to 19 digits between borders of digit groups, with an issuer's first digit and Luhn's sum."""
+    """Find card numbers: 13 to 19 digits between borders of groups, with an issuer's first digit and Luhn's sum."""
     for run in _DIGITS.finditer(text):
         groups = [(match.start(), match.end()) for match in _GROUP.finditer(text, run.start(), run.end())]
         for first, (start, _) in enumerate(groups):
@@ -131,14 +136,20 @@ def _end_of(text: str, start: int, length: int) -> int | None:
 
 
 def phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Find numbers that are valid in their country, by Google's metadata (`phonenumbers`)."""
+    """Find numbers that are valid in their country; bare digits after "order" or "ticket" are a reference.
+
+    Google's matcher (`phonenumbers`) is asked only about the surroundings of seven digits and more: it is exact, and slow.
+    """
     import phonenumbers
 
-    if _PHONE_HINT.search(text) is None:
-        return
-    for region in regions:
-        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=phonenumbers.Leniency.VALID):
-            yield match.start, match.end
+    for run in _PHONE_HINT.finditer(text):
+        start, end = max(0, run.start() - _MARGIN), run.end() + _MARGIN
+        window = text[start:end]
+        for region in regions:
+            for match in phonenumbers.PhoneNumberMatcher(window, region, leniency=phonenumbers.Leniency.VALID):
+                place = start + match.start
+                if not (match.raw_string.isdigit() and _REFERENCE.search(text, max(0, place - 40), place)):
+                    yield place, start + match.end
 
 
 def _e164(text: str, regions: Sequence[str]) -> str:
@@ -185,7 +196,8 @@ def _recognizers(rules: Redaction) -> list[EntityRecognizer]:
             """Nothing to load."""
 
         def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
-            """Give every span, with the same score."""
+            """Give every span, with the same score; it was asked for all of its entities, which is one."""
+            del entities, nlp_artifacts
             return [RecognizerResult(self.supported_entities[0], *span, self._score) for span in self._find(text)]
 
     class PublicIp(IpRecognizer):
@@ -214,16 +226,19 @@ def _recognizers(rules: Redaction) -> list[EntityRecognizer]:
 
 
 def _pipeline(name_model: str | None) -> NlpEngine:
-    """Give spaCy's tokenizer alone, or the pipeline that a recipe names; neither is ever downloaded."""
+    """Give the pipeline that a recipe names, else one that does nothing; none is ever downloaded."""
+    from presidio_analyzer.nlp_engine import NoOpNlpEngine, SpacyNlpEngine
+
+    if name_model is None:
+        return NoOpNlpEngine([{"lang_code": "en", "model_name": "none"}])
     import spacy
-    from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
     try:
-        pipeline = spacy.blank("en") if name_model is None else spacy.load(name_model)
+        pipeline = spacy.load(name_model)
     except OSError as exc:
         raise ConfigurationError(
-            f"redaction.name_model: there is no spaCy pipeline `{name_model}`; install it or give the path of its folder"
+            f"redaction.name_model: there is no spaCy pipeline `{name_model}`; install it, or give its folder's path"
         ) from exc
     engine = SpacyNlpEngine()
-    engine.nlp = {"en": pipeline}
+    engine.nlp = {"en": pipeline}  # type: ignore[assignment]  # declared by presidio without its type
     return engine

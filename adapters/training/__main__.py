@@ -14,17 +14,20 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.training.artifact import read_manifest
+from adapters.training.callbacks import Interrupt
 from adapters.training.distributed import train_by_ray, train_by_torchrun
 from adapters.training.errors import TrainingError
 from adapters.training.plan import TrainingPlan, read_plan
 from adapters.training.preflight import check, this_machine
+from adapters.training.process import STOPPED
 from adapters.training.session import run
 
 REFUSED = 3
 
 
 def main(arguments: list[str]) -> int:
-    """Train as the plan says; status 3 is a refusal or failure that has been written down."""
+    """Train as the plan says; status 3 is a refusal or failure that was written down, 4 a stop that was asked for."""
     watch_parent(os.getppid())
     plan_file = Path(arguments[0]).absolute()
     plan = read_plan(plan_file)
@@ -34,17 +37,19 @@ def main(arguments: list[str]) -> int:
     try:
         launch = check(plan, this_machine()).recipe.launch
         if launch.by == "single":
-            return run_rank(plan)
+            interrupt = Interrupt()
+            interrupt.listen()
+            return run_rank(plan, interrupt) or (STOPPED if read_manifest(plan.adapter) is None else 0)
         status = (train_by_torchrun if launch.by == "torchrun" else train_by_ray)(plan_file, launch)
     except TrainingError as exc:
         return write_error(plan, exc)
     return REFUSED if plan.error_file.exists() else status
 
 
-def run_rank(plan: TrainingPlan) -> int:
+def run_rank(plan: TrainingPlan, interrupt: Interrupt | None = None) -> int:
     """Be one rank."""
     try:
-        run(plan, this_machine())
+        run(plan, this_machine(), interrupt or Interrupt())
     except TrainingError as exc:
         return write_error(plan, exc)
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,21 @@ from adapters.training.progress import Pace, Progress, ProgressWriter
 from adapters.training.tracking import Tracker
 
 
-def step_callback(keep: int, writer: ProgressWriter | None, tracker: Tracker | None) -> Any:
+@dataclass(slots=True)
+class Interrupt:
+    """Whether somebody has asked the training to save and stop; only a training of one process listens."""
+
+    asked: bool = False
+
+    def listen(self) -> None:
+        """Take SIGTERM as the question."""
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+
+def step_callback(keep: int, writer: ProgressWriter | None, tracker: Tracker | None, interrupt: Interrupt) -> Any:
     """A transformers callback; with `writer=None` (not the first process) it only takes part in the waiting."""
     from accelerate import PartialState
     from transformers import TrainerCallback
@@ -23,6 +39,11 @@ def step_callback(keep: int, writer: ProgressWriter | None, tracker: Tracker | N
 
         def __init__(self) -> None:
             self.pace = Pace()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            del args, state
+            if interrupt.asked:
+                control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             del args, control

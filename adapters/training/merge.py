@@ -19,7 +19,7 @@ from adapters.training.errors import InvalidRecipe, TrainingFailed
 from adapters.training.model import load_tokenizer, quiet
 from adapters.training.outputs import difference, load_float32, scores
 
-_TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 2e-2, "torch.bfloat16": 5e-2}  # relative; measured 1.0e-2 for bfloat16
+_TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 5e-3, "torch.bfloat16": 2e-2}  # relative; 1.2e-3 was measured for bfloat16
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.training.artifact import read_manifest, settle
-from adapters.training.callbacks import step_callback
+from adapters.training.callbacks import Interrupt, step_callback
 from adapters.training.checkpoints import newest
 from adapters.training.errors import Refused, StorageFull
 from adapters.training.lineage import manifest_for
@@ -39,8 +39,8 @@ class Examples:
     validation: TokenRows | None
 
 
-def run(plan: TrainingPlan, machine: Machine) -> AdapterManifest | None:
-    """Train as one rank; the first rank returns the manifest, the others None."""
+def run(plan: TrainingPlan, machine: Machine, interrupt: Interrupt) -> AdapterManifest | None:
+    """Train as one rank; the first rank returns the manifest, the others None, and so does an interrupted one."""
     done = read_manifest(plan.adapter)
     if done is not None:
         return done
@@ -48,7 +48,7 @@ def run(plan: TrainingPlan, machine: Machine) -> AdapterManifest | None:
     tokenizer = load_tokenizer(checked.base.path)
     examples = _examples(plan, checked, tokenizer)
     try:
-        return _train(plan, checked, machine, tokenizer, examples)
+        return _train(plan, checked, machine, tokenizer, examples, interrupt)
     except OSError as exc:
         if exc.errno == 28:  # ENOSPC
             raise StorageFull(f"the disk under {plan.folder.name} is full; free some space and start again") from exc
@@ -74,7 +74,7 @@ def _examples(plan: TrainingPlan, checked: Checked, tokenizer: Any) -> Examples:
 
 
 def _train(
-    plan: TrainingPlan, checked: Checked, machine: Machine, tokenizer: Any, examples: Examples
+    plan: TrainingPlan, checked: Checked, machine: Machine, tokenizer: Any, examples: Examples, interrupt: Interrupt
 ) -> AdapterManifest | None:
     """Build the trainer, let it run from the newest whole checkpoint, and settle the adapter."""
     from transformers import PrinterCallback, set_seed
@@ -93,11 +93,13 @@ def _train(
     tracker = Tracker(recipe.tracking, plan) if recipe.tracking is not None and first else None
     writer = ProgressWriter(plan.progress_file) if first else None
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(step_callback(recipe.checkpoints.keep, writer, tracker))
+    trainer.add_callback(step_callback(recipe.checkpoints.keep, writer, tracker, interrupt))
     if writer is not None:
         told = f"{examples.train.tokens} tokens in {len(examples.train.rows)} examples, {examples.train.too_long} too long"
         writer.tell(Progress(kind="start", total_steps=total, message=told))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if interrupt.asked and trainer.state.global_step < total:
+        return None
     metrics = _metrics(trainer, examples)
     return _finish(plan, checked, trainer, metrics, tracker, writer)
 

@@ -1,0 +1,1 @@
+"""Fine-tuning at an OpenAI-compatible provider: estimate, upload, start, follow, result; crash-safe, and expiry watched."""

@@ -1,0 +1,70 @@
+"""Servers that can be killed and brought back on the same port: reference engines, or real vLLM (CPU build)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.engine import running_server
+from tests.support.processes import free_port
+from tests.support.vllm import ENVIRONMENT, vllm_python
+
+ENGINE_SECONDS = 60
+VLLM_SECONDS = 300
+
+
+@dataclass(slots=True)
+class Server:
+    """One model server; `start` and `kill` may follow one another."""
+
+    command: Sequence[str]
+    url: str
+    seconds: float
+    environment: dict[str, str]
+    running: ExitStack = field(default_factory=ExitStack)
+    process_id: int = 0
+
+    def start(self) -> None:
+        """Start it and wait until it is well."""
+        _, process = self.running.enter_context(
+            running_server(self.command, self.url, seconds=self.seconds, environment=self.environment)
+        )
+        self.process_id = process.pid
+
+    def kill(self) -> None:
+        """Kill -9, the whole process group."""
+        os.killpg(self.process_id, signal.SIGKILL)
+        self.running.close()
+
+
+@contextmanager
+def fleet(kind: str, base: Path, *, count: int, max_loras: int, max_cpu_loras: int) -> Iterator[list[Server]]:
+    """So many servers of one kind (`engine` or `vllm`)."""
+    made = _vllm if kind == "vllm" else _engine
+    servers = [made(base, max_loras, max_cpu_loras) for _ in range(count)]
+    with ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.running.close)
+            server.start()
+        yield servers
+
+
+def _engine(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "app.engine", "--port", str(port), "--model", str(base)]
+    command += ["--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras)]
+    return Server(command, f"http://127.0.0.1:{port}", ENGINE_SECONDS, {})
+
+
+def _vllm(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
+    port = free_port()
+    command = [str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--model", str(base), "--served-model-name", "base", "--dtype", "float32"]
+    command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8"]
+    command += ["--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras)]
+    return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, ENVIRONMENT)
