@@ -105,7 +105,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         failover = Failover(
             placement, backend, EmbeddedBackend(embedder, _counter(embedder)), health, RetryBudget(time.monotonic)
         )
-        admission = RedisAdmission(store, _admission(settings), on_refusal=metrics.refused)
+        hash_user = _user_hasher(folder)
+        admission = RedisAdmission(store, _admission(settings), on_refusal=metrics.refused, hash_user=hash_user)
         cache = AnswerCache(store, embedder, _cache(settings), on_refusal=metrics.guarded)
         flusher = Flusher(
             store, partial(append_ledger, engine), policy.tenant_ids, write_errors=(SQLAlchemyError, OSError)
@@ -115,7 +116,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             bounds=Bounds(settings.admission.max_output_tokens, settings.admission.max_choices),
             router=Router(policy.current, _prices(settings), _base_models(settings)),
             admission=admission,
-            recorder=Recorder(cost_microusd, traces.finished(metrics.finished), _user_hasher(folder)),
+            recorder=Recorder(cost_microusd, traces.finished(metrics.finished), hash_user),
             cache=cache,
             reach=failover.reach,
             replier=Replier(approximate_tokens),

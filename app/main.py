@@ -11,10 +11,12 @@ import uvicorn
 import uvloop
 from aiohttp import web
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.types import ASGIApp
 
 from app.api import errors, health, models
 from app.api.admin.router import router as admin_router
+from app.api.front import Front
 from app.api.inference import Inference
 from app.api.openapi import describe
 from app.cache.minilm import MissingModel
@@ -33,21 +35,26 @@ PATHS = {
 }
 
 
-def create_app(gateway: Gateway) -> FastAPI:
+def create_app(gateway: Gateway) -> Front:
     """The application of a running gateway."""
-    app = FastAPI(title="Tunegate", docs_url=None, redoc_url=None, redirect_slashes=False)
+    return Front({path: _endpoint(gateway, path, operation) for path, operation in PATHS.items()}, _rest(gateway))
+
+
+def _endpoint(gateway: Gateway, path: str, operation: Operation) -> ASGIApp:
     server = gateway.settings.server
-    for path, operation in PATHS.items():
-        endpoint = Inference(
-            operation,
-            gateway.answer,
-            new_id=new_request_id,
-            metrics=gateway.metrics,
-            max_body_bytes=server.max_body_bytes,
-            body_timeout_seconds=server.body_timeout_seconds,
-        )
-        traced = gateway.tracing.endpoint(endpoint, path)
-        app.router.routes += [Route(path, traced), Route(f"{path}/", traced)]
+    inference = Inference(
+        operation,
+        gateway.answer,
+        new_id=new_request_id,
+        metrics=gateway.metrics,
+        max_body_bytes=server.max_body_bytes,
+        body_timeout_seconds=server.body_timeout_seconds,
+    )
+    return ServerErrorMiddleware(gateway.tracing.endpoint(inference, path), handler=errors.failed)
+
+
+def _rest(gateway: Gateway) -> FastAPI:
+    app = FastAPI(title="Tunegate", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(models.router(gateway.authenticator.principal, gateway.policy.current))
     app.include_router(health.router(gateway.checks))
     if gateway.settings.admin_enabled:
@@ -80,6 +87,8 @@ async def _serve(settings: Settings) -> None:
                 host=settings.server.host,
                 port=settings.server.port,
                 http="httptools",
+                ws="none",
+                proxy_headers=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -31,7 +31,7 @@ from benchmarks.servers import CHUNKS
 TICKS = os.sysconf("SC_CLK_TCK")
 LIMITS = {
     "requests_per_minute": 100_000_000,
-    "tokens_per_minute": 1_000_000_000_000,
+    "tokens_per_minute": 1_000_000_000,
     "tokens_per_day": 1_000_000_000_000,
     "concurrent_requests": 100_000,
     "budget_day_microusd": 1_000_000_000_000,
@@ -100,6 +100,7 @@ def settings(folder: Path, upstream: str) -> Path:
     values = {
         "data_folder": str(folder / "data"),
         "redis_url": "redis://127.0.0.1:8903/0",
+        "redis_timeout_ms": 1000,
         "server": {"port": 8902, "metrics_port": 0},
         "providers": [{"name": "mock", "base_url": upstream}],
         "prices": {"models": {"mock/*": {"input_usd_per_mtok": 0.5, "output_usd_per_mtok": 1.5}}},
@@ -114,14 +115,20 @@ def seed(folder: Path) -> str:
     secret = (folder / "data" / "admin.key").read_text(encoding="utf-8").strip()
     headers = {"authorization": f"Bearer {secret}"}
     with httpx2.Client(base_url="http://127.0.0.1:8902/admin/v1", headers=headers) as admin:
-        admin.post("/tenants", json={"id": "bench", "name": "bench", "limits": LIMITS}).raise_for_status()
-        admin.post("/tenants/bench/teams", json={"id": "team", "name": "team", "limits": LIMITS}).raise_for_status()
+        admin.event_hooks = {"response": [_must_succeed]}
+        admin.post("/tenants", json={"id": "bench", "name": "bench", "limits": LIMITS})
+        admin.post("/tenants/bench/teams", json={"id": "team", "name": "team", "limits": LIMITS})
         target = {"provider": "mock", "model": "mock"}
         variants = [{"name": "only", "weight": 1, "target": target}]
-        admin.put("/routes/bench", json={"variants": variants}).raise_for_status()
-        made = admin.post("/tenants/bench/keys", json={"name": "k", "team": "team", "limits": LIMITS})
-        made.raise_for_status()
+        admin.put("/routes/bench", json={"variants": variants})
+        made = admin.post("/tenants/bench/keys", json={"name": "k", "team_id": "team", "limits": LIMITS})
         return str(made.json()["secret"])
+
+
+def _must_succeed(response: httpx2.Response) -> None:
+    if not response.is_success:
+        response.read()
+        sys.exit(f"{response.request.url} answered {response.status_code}: {response.text}")
 
 
 def measure(servers: dict[str, Server], folder: Path, seconds: int, rounds: int) -> dict[tuple[str, str, int], Sample]:
@@ -155,9 +162,9 @@ def load(server: Server, script: Path, connections: int, seconds: int) -> Sample
     if "status " in said:
         sys.exit(f"a request was refused: {said[:500]}")
     found = re.search(r"(\d+) requests in", said)
-    if found is None:
-        sys.exit(f"wrk said nothing of requests: {said[:500]}")
-    requests = int(found[1])
+    requests = int(found[1]) if found else 0
+    if not requests:
+        sys.exit(f"no request to port {server.port} was answered ({script.stem}, {connections} connections): {said[:500]}")
     return Sample(rps=requests / seconds, cpu_ms=used * 1000 / requests)
 
 

@@ -36,6 +36,7 @@ REFUSED_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
 UNKNOWN, WAS_LOST = 3, 2
 TAKEN_BACK, REFUSED = 2, 0
+Arguments = list[str | bytes | int | float]
 DEGRADED = 7  # its place in a reply
 
 _logger = structlog.get_logger()
@@ -62,7 +63,7 @@ class _Ask:
     """One question to `reserve.lua`, and what is written down if nobody settles it."""
 
     keys: list[str]
-    args: list[str | bytes | int]
+    args: Arguments
     accounts: Rendered
     tokens: int
     lost: LedgerEntry
@@ -81,6 +82,10 @@ class HeldReservation:
     reserved_microusd: int
     reserved_tokens: int
 
+    async def extend(self, tokens: int, cost_microusd: int) -> bool:
+        """Hold more while the call runs; False where a budget or the day's tokens end."""
+        return await self.admission.extend(self, tokens, cost_microusd)
+
     async def settle(self, entry: LedgerEntry) -> None:
         """Charge the truth and write the entry, once."""
         await self.admission.settle(self, entry)
@@ -97,8 +102,8 @@ class RedisAdmission:
         on_refusal: Callable[[str, str], None] = lambda _account, _limit: None,
         hash_user: Callable[[str, str], str] = lambda _tenant, user: user,
     ) -> None:
-        self._reserve, self._settle, self._charge, self._release, self._expire = _scripts(
-            "reserve", "settle", "charge", "release", "expire"
+        self._reserve, self._extend, self._settle, self._charge, self._release, self._expire = _scripts(
+            "reserve", "extend", "settle", "charge", "release", "expire"
         )
         self._store = store
         self._config = config
@@ -134,6 +139,30 @@ class RedisAdmission:
             reserved_tokens=ask.tokens,
         )
 
+    async def extend(self, held: HeldReservation, tokens: int, cost: int) -> bool:
+        """Hold more for a running answer. Open when Redis is away: the settlement charges what was used in any case."""
+        entry = held.entry
+        longer = replace(
+            entry,
+            completion_tokens=entry.completion_tokens + tokens,
+            cost_microusd=entry.cost_microusd + cost,
+        )
+        keys = [
+            reservation_key(entry.tenant_id, entry.request_id), leases_key(entry.tenant_id), *held.accounts.keys
+        ]  # fmt: skip
+        args: Arguments = [entry.request_id, tokens, cost, self._config.lease_seconds * 1000, encode(longer)]
+        try:
+            reply = await self._store.run(self._extend, keys, args)
+        except (RedisDown, ResponseError):
+            return True
+        if reply[0] == REFUSED:
+            self._on_refusal(held.accounts.accounts[int(reply[1]) - 1].kind.value, reply[2].decode())
+            return False
+        held.entry = longer
+        held.reserved_tokens += tokens
+        held.reserved_microusd += cost
+        return True
+
     async def settle(self, held: HeldReservation, entry: LedgerEntry) -> None:
         """Charge the truth; survives the caller's cancellation, and keeps trying while Redis is away."""
         if entry.outcome is Outcome.OK and entry.completion_tokens:
@@ -152,7 +181,7 @@ class RedisAdmission:
         for tenant in tenants:
             whole = account_key(tenant, Account(AccountKind.TENANT, tenant, Limits()))
             keys = [leases_key(tenant), stream_key(tenant), whole]
-            args: list[str | bytes | int | float] = [reservation_key(tenant, ""), EXPIRE_BATCH]
+            args: Arguments = [reservation_key(tenant, ""), EXPIRE_BATCH]
             found = EXPIRE_BATCH
             while found == EXPIRE_BATCH:
                 found, count, held = await self._store.run(self._expire, keys, args)
@@ -171,7 +200,7 @@ class RedisAdmission:
         lost = self._lost(principal, call, choice, request_id, held)
         cheaper = None if choice.cheaper is None else self._lost(principal, call, choice.cheaper, request_id, held)
         keys = [reservation_key(tenant, request_id), leases_key(tenant), stream_key(tenant), *accounts.keys]
-        args: list[str | bytes | int] = [
+        args: Arguments = [
             request_id, held.total_tokens, lost.cost_microusd, self._config.lease_seconds * 1000, encode(lost),
             reservation_key(tenant, ""), accounts.limits,
             "" if cheaper is None else cheaper.cost_microusd, "" if cheaper is None else encode(cheaper),

@@ -48,15 +48,17 @@ def install(app: FastAPI) -> None:
         status = exc.status_code if isinstance(exc, HTTPException) else 500
         return respond(request.scope, _routing(app, request, status))
 
-    async def failed(request: Request, exc: Exception) -> Response:
-        name = request_id(request.scope)
-        _logger.error("request_failed", request_id=name, error=type(exc).__name__)
-        return respond(request.scope, Internal(f"The server failed on this request ({name}); its log says why."))
-
     app.add_exception_handler(GatewayError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, routed)
     app.add_exception_handler(Exception, failed)
+
+
+async def failed(request: Request, exc: Exception) -> Response:
+    """What the caller is told of a defect of ours; what follows raises it again, so that the log has its places."""
+    name = request_id(request.scope)
+    _logger.error("request_failed", request_id=name, error=type(exc).__name__)
+    return respond(request.scope, Internal(f"The server failed on this request ({name}); its log says why."))
 
 
 def respond(scope: MutableMapping[str, Any], error: GatewayError) -> Response:

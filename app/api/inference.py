@@ -54,7 +54,7 @@ class Inference:
             received_at=time.time(),
         )
         scope["request_id"] = request.id
-        opening = Opening(send, request.id, started)
+        opening = Opening(send, request.id, started, client.close)
         self._metrics.arrived()
         try:
             if scope["method"] != "POST":
@@ -118,15 +118,15 @@ class Client:
     async def _rest(self, body: bytes) -> bytes:
         parts, size, deadline = [body], len(body), time.monotonic() + self._body_timeout_seconds
         while True:
+            if size > self._max_body_bytes:
+                raise BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
+            if time.monotonic() > deadline:
+                raise InvalidRequest("The body did not arrive in time.", code="request_timeout")
             message = await self._next()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > self._max_body_bytes:
-                raise BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
             if not message.get("more_body"):
                 return b"".join(parts)
-            if time.monotonic() > deadline:
-                raise InvalidRequest("The body did not arrive in time.", code="request_timeout")
 
     async def _until_gone(self, task: asyncio.Task[None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -138,8 +138,9 @@ class Client:
 class Opening:
     """The response side: sends one head and the body, or one refusal, never both."""
 
-    def __init__(self, send: Send, request_id: str, started: float) -> None:
+    def __init__(self, send: Send, request_id: str, started: float, last: Callable[[], None]) -> None:
         self._send = send
+        self._last = last  # called before the last bytes: a server calls a client gone once it has its whole answer
         self._request_id = request_id.encode()
         self._started = started
         self._begun = False
@@ -153,10 +154,12 @@ class Opening:
             await self._head(reply.status, headers)
             async for block in reply.body:
                 await self._send({"type": "http.response.body", "body": block, "more_body": True})
+            self._last()
             await self._send({"type": "http.response.body", "body": b""})
             return
         body = b"".join([block async for block in reply.body])
         headers.append((b"content-length", str(len(body)).encode()))
+        self._last()
         await self._head(reply.status, headers)
         await self._send({"type": "http.response.body", "body": body})
 
@@ -170,6 +173,7 @@ class Opening:
             (b"content-length", str(len(body)).encode()),
             *error.headers,
         ]
+        self._last()
         await self._head(error.status, headers)
         await self._send({"type": "http.response.body", "body": body})
 

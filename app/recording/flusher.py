@@ -1,25 +1,54 @@
-"""Brings the ledger from Redis to SQL: every entry once, whatever dies in between.
+"""Brings the ledger from Redis to SQL: every entry and every budget event once, whatever dies in between.
 
-Each tenant's stream is read from its start, written with an insert that ignores entries SQL already has, and only then
-are exactly those stream entries deleted. A flusher killed after the insert re-reads what it wrote and changes nothing;
-two flushers at once do the same work twice to the same end. While SQL is away the entries wait in Redis.
+Each tenant's stream is read from its start, written with inserts that ignore what SQL already has, and only then are
+exactly those stream entries deleted. A flusher killed after the insert re-reads what it wrote and changes nothing; two
+flushers at once do the same work twice to the same end. While SQL is away the entries wait in Redis. An entry that
+cannot be read is set aside in a stream of its own, never dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import structlog
 
-from app.storage.ledger import decode, entry_id, stream_key
+from app.storage.ledger import BudgetEvent, decode, decode_event, entry_id, stream_key, unreadable_key
 from app.storage.redis import RedisDown, RedisStore
 from app.types import LedgerEntry
 
 BATCH = 500
 Write = Callable[[Sequence[tuple[str, LedgerEntry]]], Awaitable[None]]
+WriteEvents = Callable[[Sequence[tuple[str, BudgetEvent]]], Awaitable[None]]
 _logger = structlog.get_logger()
+
+
+async def _no_events(_: Sequence[tuple[str, BudgetEvent]]) -> None:
+    """For those who keep no events."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The oldest part of one tenant's stream."""
+
+    ids: list[bytes] = field(default_factory=list)
+    entries: list[LedgerEntry] = field(default_factory=list)
+    events: list[BudgetEvent] = field(default_factory=list)
+    unreadable: list[Any] = field(default_factory=list)
+
+    def add(self, stream_id: bytes, kind: bytes, payload: bytes) -> None:
+        self.ids.append(stream_id)
+        try:
+            if kind == b"e":
+                self.entries.append(decode(payload))
+            else:
+                self.events.append(decode_event(payload))
+        except msgspec.DecodeError as exc:
+            _logger.error("ledger_entry_unreadable", stream_id=stream_id.decode(), error=str(exc))  # noqa: TRY400
+            self.unreadable += [kind, payload]
 
 
 class Flusher:
@@ -31,11 +60,13 @@ class Flusher:
         write: Write,
         tenants: Callable[[], Sequence[str]],
         *,
+        write_events: WriteEvents = _no_events,
         interval_seconds: float = 0.5,
         write_errors: tuple[type[Exception], ...] = (OSError,),
     ) -> None:
         self._store = store
         self._write = write
+        self._write_events = write_events
         self._tenants = tenants
         self._interval = interval_seconds
         self._outages: tuple[type[Exception], ...] = (RedisDown, *write_errors)
@@ -50,28 +81,33 @@ class Flusher:
             await asyncio.sleep(self._interval)
 
     async def flush_once(self) -> int:
-        """Bring over everything that is there now; returns the number of entries. Raises what the stores raise."""
+        """Bring over everything that is there now; returns how much it was. Raises what the stores raise."""
         flushed = 0
         tenants = list(self._tenants())
         while tenants:
             batches = await asyncio.gather(*(self._read(tenant) for tenant in tenants))
-            for tenant, (ids, entries) in zip(tenants, batches, strict=True):
-                if entries:
-                    await self._write([(entry_id(entry), entry) for entry in entries])
-                if ids:
-                    await self._store.command("XDEL", stream_key(tenant), *ids)
-                    flushed += len(ids)
-            tenants = [tenant for tenant, (ids, _) in zip(tenants, batches, strict=True) if len(ids) == BATCH]
+            full = []
+            for tenant, batch in zip(tenants, batches, strict=True):
+                await self._bring_over(tenant, batch)
+                flushed += len(batch.ids)
+                if len(batch.ids) == BATCH:
+                    full.append(tenant)
+            tenants = full
         return flushed
 
-    async def _read(self, tenant: str) -> tuple[list[bytes], list[LedgerEntry]]:
+    async def _bring_over(self, tenant: str, batch: _Batch) -> None:
+        if batch.entries:
+            await self._write([(entry_id(entry), entry) for entry in batch.entries])
+        if batch.events:
+            await self._write_events([(event.id(tenant), event) for event in batch.events])
+        if batch.unreadable:
+            await self._store.command("XADD", unreadable_key(tenant), "*", *batch.unreadable)
+        if batch.ids:
+            await self._store.command("XDEL", stream_key(tenant), *batch.ids)
+
+    async def _read(self, tenant: str) -> _Batch:
+        batch = _Batch()
         rows = await self._store.command("XRANGE", stream_key(tenant), "-", "+", "COUNT", BATCH)
-        ids, entries = [], []
-        for stream_id, fields in rows:
-            payload = fields[b"e"] if isinstance(fields, dict) else fields[fields.index(b"e") + 1]
-            ids.append(stream_id)
-            try:
-                entries.append(decode(payload))
-            except msgspec.DecodeError:
-                _logger.exception("ledger_entry_unreadable", tenant=tenant, stream_id=stream_id.decode())
-        return ids, entries
+        for stream_id, (kind, payload) in rows:
+            batch.add(stream_id, kind, payload)
+        return batch

@@ -36,6 +36,7 @@ from app.types import (
     Usage,
 )
 
+MARGIN_TOKENS = 64  # so near the end of what it holds, an answer asks for more
 CLIENT_CLOSED = 499  # nginx's status for a client that went away; it reaches the ledger and metrics, nobody else
 
 
@@ -79,6 +80,7 @@ class Account:
         self._hit: tuple[CachedAnswer, Usage] | None = None
         self._broke: GatewayError | None = None
         self._bill: Bill | None = None
+        self._stopped = False
         self._settled = False
         self.cache = CacheStatus.BYPASS
 
@@ -121,6 +123,21 @@ class Account:
         """The upstream broke off after the answer had begun."""
         self._broke = error
 
+    async def affords(self) -> bool:
+        """Whether a running answer may go on: holds more when it outgrows its estimate, False when nothing is left."""
+        if self._meter is None or self._target is None:
+            return True
+        used, held = self._meter.usage().total_tokens, self._reservation.reserved_tokens
+        if used + MARGIN_TOKENS <= held:
+            return True
+        more = max(MARGIN_TOKENS, held // 4)
+        for tokens in (more, MARGIN_TOKENS):
+            cost = self._recorder.cost(self._target.price, Usage(completion_tokens=tokens))
+            if await self._reservation.extend(tokens, cost):
+                return True
+        self._stopped = used >= held
+        return not self._stopped
+
     async def settle(self) -> None:
         """The answer is complete: charge it and write it down. Later calls do nothing."""
         if self._broke is not None:
@@ -129,7 +146,7 @@ class Account:
             exact = self._hit[0].status is CacheStatus.EXACT
             await self._close(Outcome.CACHE_EXACT if exact else Outcome.CACHE_SEMANTIC, 200)
         else:
-            await self._close(Outcome.OK, 200)
+            await self._close(Outcome.BUDGET_STOPPED if self._stopped else Outcome.OK, 200)
 
     def _ending(self, exc: BaseException | None) -> tuple[Outcome, int]:
         if self._broke is not None:
@@ -148,8 +165,8 @@ class Account:
         self._settled = True
         entry = self._entry(outcome, status)
         self._recorder.finished(entry, entry.latency_ms / 1000, self._first_byte)
-        await self._reservation.settle(entry)
         _log(entry)
+        await self._reservation.settle(entry)
 
     def _usage(self, outcome: Outcome) -> Usage:
         if self._hit is not None:

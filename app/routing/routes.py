@@ -58,14 +58,18 @@ class Router:
             model = self.base_models.get(spec.pool)
             if model is None:
                 raise Unavailable(f"The pool '{spec.pool}' is not configured here.", retry_after_seconds=30)
-            return Target(upstream=spec.pool, model=model, price=self.prices.price(spec.pool, model), is_pool=True)
+            price = self.prices.price(spec.pool, model)
+            return Target(upstream=spec.pool, model=model, price=price, tenant_id=principal.tenant_id, is_pool=True)
         version = policy.adapter(principal.tenant_id, spec.adapter, spec.alias)
         if version is None:
             missing = f"{spec.adapter}@{spec.alias}"
             message = f"The model '{route.name}' needs the adapter '{missing}', which this tenant does not have."
             raise NotFound(message, param="model", code="model_not_found")
         price = self.prices.price(spec.pool, spec.adapter)
-        return Target(upstream=spec.pool, model=version.id, price=price, adapter=version, is_pool=True)
+        tenant_id = principal.tenant_id
+        return Target(
+            upstream=spec.pool, model=version.id, price=price, adapter=version, tenant_id=tenant_id, is_pool=True
+        )
 
 
 def subject(principal: Principal, call: Call) -> str:

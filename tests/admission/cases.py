@@ -119,7 +119,7 @@ class Clock:
     @classmethod
     async def over(cls, admission: RedisAdmission, store: RedisStore) -> Clock:
         """Take over the clock of this admission's scripts."""
-        for name in ("_reserve", "_settle", "_charge", "_release", "_expire"):
+        for name in ("_reserve", "_settle", "_charge", "_release", "_expire", "_extend"):
             source = getattr(admission, name).source
             frozen = source.replace("redis.call('TIME')", f"{{0, redis.call('GET', '{CLOCK}')}}")
             assert frozen != source

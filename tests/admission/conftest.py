@@ -14,7 +14,7 @@ from tests.admission.cases import Clock
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[RedisStore]:
     """A store with a timeout that a busy machine does not reach."""
-    async with RedisStore.connect(redis_url, operation_timeout_seconds=2) as connected:
+    async with RedisStore.connect(redis_url, operation_timeout_seconds=10) as connected:
         yield connected
 
 

@@ -54,7 +54,7 @@ async def test_every_script_runs_on_a_redis_cluster(tmp_path: Path) -> None:
     """On a server in cluster mode, which refuses keys of two slots, the whole life of reservations passes."""
     who = principal(key=FULL, team=FULL, tenant=FULL)
     with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
-        async with RedisStore.connect(server.url, operation_timeout_seconds=2) as store:
+        async with RedisStore.connect(server.url, operation_timeout_seconds=10) as store:
             await store.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             async with asyncio.timeout(20):
                 while b"cluster_state:ok" not in await store.command("CLUSTER", "INFO"):

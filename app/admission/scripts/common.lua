@@ -101,8 +101,13 @@ local function surging(a, limits, cost, now)
   return nil
 end
 
+-- What a trip is remembered by, so that it is announced once.
+local function trip_mark(limit, window)
+  return limit .. ':' .. string.format('%.0f', window)
+end
+
 local function announce(ledger, limits, event, now)
-  event.kind, event.id, event.route, event.at = limits.kind, limits.id, limits.route, math.floor(now / 1000)
+  event.kind, event.account, event.route, event.at = limits.kind, limits.id, limits.route, math.floor(now / 1000)
   redis.call('XADD', ledger, '*', 'v', cjson.encode(event))
 end
 
@@ -148,6 +153,7 @@ local function correct(r, tokens, cost, ending, ledger)
       if held.probe and a.bo then
         local fast = surging(a, limits, 0, now)
         a.bp, a.bo = nil, fast and now + COOLDOWN or nil
+        a.x = fast and trip_mark('spend_velocity', a.bo) or a.x
         announce(ledger, limits, {event = fast and 'breaker_reopened' or 'breaker_closed', limit = 'spend_velocity',
           window = now}, now)
       end

@@ -43,7 +43,7 @@ local function velocity(a, l, price)
 end
 
 local function trip(i, refusal)
-  local mark = refusal[1] .. ':' .. string.format('%.0f', refusal[5])
+  local mark = trip_mark(refusal[1], refusal[5])
   if accounts[i].x == mark then return end
   accounts[i].x = mark
   announce(KEYS[3], limits[i], {event = 'breaker_opened', limit = refusal[1], window = refusal[5], allowed = refusal[3],
