@@ -134,8 +134,8 @@ def _refuse_nothing(settings: DataSettings, stages: list[Stage]) -> None:
     drops: Counter[str] = sum((Counter(stage.require().drops) for stage in stages), Counter())
     why = ", ".join(f"{reason} {count}" for reason, count in drops.most_common(5)) or "the sources are empty"
     raise TooFewExamplesError(
-        f"{settings.name}: {left} usable rows; at least {settings.quality.minimum} are needed ({why}). Give more data, or "
-        "loosen the filters that cost most"
+        f"{settings.name}: {left} usable rows; at least {settings.quality.minimum} are needed ({why}). Give more data, "
+        "or loosen the filters that cost most"
     )
 
 

@@ -58,6 +58,10 @@ class Reservation(Protocol):
     reserved_microusd: int
     reserved_tokens: int
 
+    async def extend(self, tokens: int, cost_microusd: int) -> bool:
+        """Hold more for an answer that outgrows its estimate; False when a budget has no more."""
+        ...
+
     async def settle(self, entry: LedgerEntry) -> None:
         """Replace the held estimate by the true usage and append the ledger entry, in one atomic script. Idempotent."""
         ...
@@ -187,6 +191,10 @@ class Record(Outgoing, Protocol):
 
     def broke(self, error: GatewayError) -> None:
         """The upstream broke off after the answer had begun."""
+        ...
+
+    async def affords(self) -> bool:
+        """Whether a running answer may go on: holds more when it outgrows its estimate, False when nothing is left."""
         ...
 
     async def settle(self) -> None:

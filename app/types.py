@@ -45,6 +45,7 @@ class Outcome(StrEnum):
     OK = "ok"
     CACHE_EXACT = "cache_exact"
     CACHE_SEMANTIC = "cache_semantic"
+    BUDGET_STOPPED = "budget_stopped"
     CLIENT_GONE = "client_gone"
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_FAILED = "upstream_failed"
@@ -199,6 +200,7 @@ class Target:
     model: str
     price: Price
     adapter: AdapterVersion | None = None
+    tenant_id: str | None = None  # whose call it is: our own servers keep tenants' prompts apart
     is_pool: bool = False
     is_embedded: bool = False
 
@@ -268,6 +270,7 @@ class Endpoint:
     model: str
     headers: Mapping[str, str]
     replica: str | None = None
+    cache_salt: str | None = None
     connect_timeout_seconds: float = 2.0
     first_byte_timeout_seconds: float = 120.0
     idle_timeout_seconds: float = 60.0

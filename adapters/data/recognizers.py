@@ -34,6 +34,7 @@ _REFERENCE = re.compile(
     r"(?:order|ticket|case|invoice|serial|reference|ref|tracking|#)\W{0,3}(?:\w{2,6}\W{1,2})?$", re.IGNORECASE
 )
 _PHONE_HINT = re.compile(r"[+(]?(?:\d[\s().\-/+]{0,3}){7,}")
+_BEFORE = 40
 _MARGIN = 12  # what stands around a number decides whether it is one
 # Lengths of the SWIFT IBAN registry, by country.
 _IBAN_LENGTHS = {
@@ -138,18 +139,27 @@ def _end_of(text: str, start: int, length: int) -> int | None:
 def phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Find numbers that are valid in their country; bare digits after "order" or "ticket" are a reference.
 
-    Google's matcher (`phonenumbers`) is asked only about the surroundings of seven digits and more: it is exact, and slow.
+    Google's matcher (`phonenumbers`) is exact, and slow: it is asked only about the surroundings of seven digits and
+    more that are no card or IBAN, and about one country where the number names its own.
     """
+    proved = [*cards(text), *ibans(text)]
+    for run in _PHONE_HINT.finditer(text):
+        if any(start <= run.start() and run.end() <= end + 1 for start, end in proved):
+            continue
+        window = text[max(0, run.start() - _MARGIN) : run.end() + _MARGIN]
+        offset = max(0, run.start() - _MARGIN)
+        for start, end in _phones_in(window, regions[:1] if run.group().startswith("+") else regions):
+            before = text[max(0, offset + start - _BEFORE) : offset + start]
+            if not (window[start:end].isdigit() and _REFERENCE.search(before)):
+                yield offset + start, offset + end
+
+
+def _phones_in(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     import phonenumbers
 
-    for run in _PHONE_HINT.finditer(text):
-        start, end = max(0, run.start() - _MARGIN), run.end() + _MARGIN
-        window = text[start:end]
-        for region in regions:
-            for match in phonenumbers.PhoneNumberMatcher(window, region, leniency=phonenumbers.Leniency.VALID):
-                place = start + match.start
-                if not (match.raw_string.isdigit() and _REFERENCE.search(text, max(0, place - 40), place)):
-                    yield place, start + match.end
+    for region in regions:
+        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=phonenumbers.Leniency.VALID):
+            yield match.start, match.end
 
 
 def _e164(text: str, regions: Sequence[str]) -> str:

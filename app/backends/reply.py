@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from app.backends.relay import Relay, error_event, read_usage, renamed
+from app.backends.stop import stopped
 from app.errors import UpstreamFailed
 from app.interfaces import Record, TokenCounter, Upstream
 from app.types import Call, Reply, Target, Usage
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
+CHECK_BYTES = 4096  # some twenty tokens: so often a stream is asked whether its account can pay for more
 MAX_KEPT_BYTES = 1024 * 1024  # no cache keeps a longer stream, so its events are let go of
 
 Keep = Callable[[bytes, Usage | None], Awaitable[None]]
@@ -85,19 +87,26 @@ class Replier:
         self, target: Target, upstream: Upstream, call: Call, record: Record, keep: Keep | None
     ) -> AsyncIterator[bytes]:
         relay = Relay(include_usage=call.include_usage, upstream_model=target.model, public_model=call.route)
-        record.metered(target, _Streamed(relay, call, self.count_tokens))
-        sent = _Sent()
+        meter = _Streamed(relay, call, self.count_tokens)
+        record.metered(target, meter)
+        sent, checked, stop = _Sent(), 0, b""
         try:
             async for block in upstream.blocks():
                 record.first_byte()
                 last = sent.add(relay.feed(block), keep is not None)
                 if relay.done:
                     break
+                checked += len(block)
+                if checked >= CHECK_BYTES:
+                    checked = 0
+                    if not await record.affords():
+                        stop = stopped(last, call, meter.usage())
+                        break
                 if last:
                     yield last
             else:
                 last = sent.add(relay.finish(), keep is not None)
-            last += _early_end(relay, record)
+            last += stop or _early_end(relay, record)
         except UpstreamFailed as exc:
             record.broke(exc)
             last = error_event(exc)

@@ -1,5 +1,9 @@
 """What the content guard compares of a text, found once and kept beside its vector.
 
+A text is taken apart into what is compared letter by letter (quoted text, code, addresses), numbers with their units,
+dates, names, negations, the kind of answer that it asks for, and the words that are left: their stems, synonyms taken
+together, without the frame of the question and the small words of the language.
+
 Features hold words of the text. They live in Redis under the tenant's own prefix, for as long as the answer they guard,
 and nowhere else: never in logs, metrics or errors. Pure, and linear in the text.
 """
@@ -7,50 +11,61 @@ and nowhere else: never in logs, metrics or errors. Pure, and linear in the text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from app.cache.frames import unframed
 from app.cache.lexicon import (
-    AXES,
     CALENDAR_ONLY_CAPITALISED,
-    COMPOUNDS,
     CURRENCIES,
     DIRECTIONS,
     FOREIGN_WORDS,
     FUNCTION_WORDS,
-    MEASURED,
+    IRREGULAR,
+    KEPT_FOR,
+    MEASURES,
     MOMENTS,
     MONTHS,
     NEGATIONS,
     NUMBER_WORDS,
-    PARTICLES,
-    PHRASAL_VERBS,
-    QUESTIONS,
+    PHRASES,
+    SYNONYM_GROUPS,
     UNITS,
     WEEKDAYS,
 )
 
 MAX_CHARACTERS = 600  # beyond this the embedder may have cut the text, and nobody could vouch for the rest
-PARTICLE_REACH = 4  # words between a verb and its particle: "turn the kitchen light off"
 
 _EXACT = re.compile(
     r"```(?P<block>.*?)```|`(?P<code>[^`]+)`|\"(?P<quote>[^\"]+)\"|“(?P<curly>[^”]+)”|«(?P<guillemets>[^»]+)»"
     r"|(?<!\w)'(?P<single>[^']+)'(?!\w)|(?P<url>\b\w+://\S+|\bwww\.\S+)|(?P<email>\S+@\S+\.\w+)|(?P<path>(?<!\w)~?/\S+)",
     re.DOTALL,
 )
-_TOKEN = re.compile(r"[$€£¥₹]|\d[\d.,:/]*\d|\d|%|[^\W\d_]+(?:'[^\W\d_]+)?|_|\S")
-_IDENTIFIER = re.compile(r"(?<!\w)[\w#+-]*(?:\d[\w#+-]*[^\W\d]|[^\W\d][\w#+-]*\d|\w_\w|[a-z][A-Z]|\w[#+])[\w#+]*")
-_MEASURE = re.compile(rf"\d+(?:{'|'.join(map(re.escape, UNITS))})", re.IGNORECASE)  # a number, not a name: "5GB"
+_TOKEN = re.compile(r"[$€£¥₹°]|\d[\d.,:/]*\d|\d|%|[^\W\d_]+(?:['-][^\W\d_]+)*|_|\S")
+_IDENTIFIER = re.compile(
+    r"(?<!\w)[\w#+-]*(?:\d[\w#+-]*[^\W\d]|[^\W\d][\w#+-]*\d|\w_\w|[a-z][A-Z]|\w[#+])[\w#+]*|(?<!\w)\w+(?:\.\w+)+(?!\w)"
+)
+_MEASURE = re.compile(rf"\d+(?:{'|'.join(map(re.escape, UNITS))})|[\d.]+", re.IGNORECASE)  # numbers, not names: "5GB"
 _CURLY_APOSTROPHE = "\u2019"
 _SENTENCE_END = frozenset(".!?\n:")
-_SYMBOLS = frozenset("<>=+*/^&|~#@\\{}[]!")
-_POLES = {
-    word: pole
-    for axis in AXES
-    for words, pole in ((axis.plain, f"{axis.name}+"), (axis.marked, f"{axis.name}-"), (axis.second, f"{axis.name}=-"))
-    for word in words.split()
-}
+_SYMBOLS = frozenset("<>=+*/^&|~#@\\{}[]")
+_CONTRACTIONS = (
+    (re.compile(r"\bcan't\b|\bcannot\b"), "can not"),
+    (re.compile(r"\bwon't\b"), "will not"),
+    (re.compile(r"n't\b"), " not"),
+    (re.compile(r"'m\b"), " am"),
+    (re.compile(r"\bi'd\b"), "i would"),
+    (re.compile(r"\b(what|how|where|who|when|why|it|that|there|here|he|she)'s\b"), r"\1 is"),
+    (re.compile(r"'re\b"), " are"),
+    (re.compile(r"'ve\b"), " have"),
+    (re.compile(r"'ll\b"), " will"),
+    (re.compile(r"'s\b"), ""),
+)
+_PHRASES = tuple((re.compile(pattern), put) for pattern, put in PHRASES)
+_WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+_NOT_NAMES = frozenset({"i", "i'm", "i've", "i'd", "i'll", "ok", *FUNCTION_WORDS, *NEGATIONS, *UNITS})
+_DEGREES = frozenset({"°", "degree", "degrees"})
 
 
 class Features(msgspec.Struct, frozen=True, array_like=True):
@@ -60,91 +75,140 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     content: tuple[str, ...]
     numbers: tuple[str, ...]
     negations: int
-    poles: tuple[str, ...]
     names: tuple[str, ...]
     exact: tuple[str, ...]
     symbols: str
     dates: tuple[str, ...]
-    question: str
-    directed: bool
+    kind: str
+    ends: tuple[str, ...]
     readable: bool
 
 
 def features(text: str) -> Features:
     """The features of one text."""
     exact = tuple(match.group(match.lastgroup or 0).strip() for match in _EXACT.finditer(text))
-    bare = _EXACT.sub(" ", text)
-    tokens = _TOKEN.findall(bare.replace(_CURLY_APOSTROPHE, "'"))
-    words = tuple(word for token in tokens if token[0].isalpha() for word in _words(token))
+    bare = _EXACT.sub(" ", text).replace(_CURLY_APOSTROPHE, "'")
+    tokens = _TOKEN.findall(bare)
+    numbers, plain = _numbers(tokens)
+    words = tuple(_WORD.findall(_written_out(bare)))
+    kind, rest = unframed(_phrased(_written_out(" ".join(plain))))
+    kind, content = _content(kind, rest)
     return Features(
         words=words,
-        content=tuple(_stem(word) for word in words if word not in FUNCTION_WORDS and word not in NEGATIONS),
-        numbers=tuple(_numbers(tokens)),
+        content=tuple(content),
+        numbers=numbers,
         negations=sum(word in NEGATIONS for word in words),
-        poles=tuple(sorted({*_plain_poles(words), *_phrasal_poles(words)})),
         names=tuple(_names(tokens, bare)),
         exact=exact,
         symbols="".join(token for token in tokens if token in _SYMBOLS),
         dates=tuple(_dates(tokens)),
-        question=_question(words),
-        directed=not DIRECTIONS.isdisjoint(words),
+        kind=kind,
+        ends=tuple(sorted(_ends(rest))),
         readable=len(text) <= MAX_CHARACTERS and _is_english(words, text),
     )
 
 
-def _words(token: str) -> Iterator[str]:
-    """A token in lower case; a contracted "n't" becomes a word of its own."""
-    word = token.casefold()
-    if word.endswith("n't"):
-        yield word[:-3] if word not in ("can't", "won't") else word[:2]
-        yield "not"
-        return
-    yield from (part for part in word.split("'") if part)
+def stem(word: str) -> str:
+    """A word without its endings, and for all words of a group of synonyms the same."""
+    bare = _bare(word)
+    return _SYNONYMS.get(bare, bare)
 
 
-def _stem(word: str) -> str:
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word.removesuffix(ending)
-    return word
+def _bare(word: str) -> str:
+    known = IRREGULAR.get(word)
+    if known is not None:
+        word = known
+    elif word.endswith("ies") and len(word) > 4:
+        word = word[:-3] + "y"
+    elif word.endswith(("sses", "ches", "shes", "xes", "zes")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3:
+        word = word[:-1]
+    elif word.endswith("ing") and len(word) > 5:
+        word = _undoubled(word[:-3])
+    elif word.endswith("ed") and len(word) > 4:
+        word = _undoubled(word[:-2])
+    elif word.endswith("ly") and len(word) > 5:
+        word = word[:-2]
+    return word.removesuffix("e") if len(word) > 3 else word
 
 
-def _numbers(tokens: Sequence[str]) -> Iterator[str]:
-    for place, token in enumerate(tokens):
-        if token[0].isdigit():
-            before = tokens[place - 1] if place else ""
-            after = tokens[place + 1].casefold() if place + 1 < len(tokens) else ""
-            unit = CURRENCIES.get(before) or UNITS.get(after) or CURRENCIES.get(after, "")
-            yield f"{token.replace(',', '')} {unit}".strip()
-        elif (number := NUMBER_WORDS.get(token.casefold())) is not None:
-            after = tokens[place + 1].casefold() if place + 1 < len(tokens) else ""
-            yield f"{number} {UNITS.get(after, '')}".strip()
+def _undoubled(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz" else word
 
 
-def _plain_poles(words: Iterable[str]) -> Iterator[str]:
-    return (_POLES[word] for word in words if word in _POLES)
+_SYNONYMS = {_bare(word): _bare(group.split()[0]) for group in SYNONYM_GROUPS for word in group.split()}
+_KEPT_FOR = {kind: frozenset(map(stem, words)) for kind, words in KEPT_FOR.items()}
+_MEASURES = {_bare(word): name for name, words in MEASURES.items() for word in words.split()}
 
 
-def _phrasal_poles(words: Sequence[str]) -> Iterator[str]:
-    """Verb and particle as one meaning, whatever stands between: "turn … off", "sign up", "log in"."""
-    for place, word in enumerate(words):
-        if word in COMPOUNDS:
-            yield _phrasal(*COMPOUNDS[word])
-        elif word in PHRASAL_VERBS:
-            reach = words[place + 1 : place + 1 + PARTICLE_REACH]
-            particle = next((PARTICLES[near] for near in reach if near in PARTICLES), None)
-            if particle is not None:
-                yield _phrasal(_stem(word), particle)
+def _written_out(text: str) -> str:
+    text = text.casefold()
+    for pattern, put in _CONTRACTIONS:
+        text = pattern.sub(put, text)
+    return text
 
 
-def _phrasal(verb: str, particle: str) -> str:
-    if verb in ("turn", "switch", "power"):
-        return {"on": "power+", "off": "power-", "up": "amount-", "down": "amount=-"}.get(
-            particle, f"{verb}:{particle}-"
-        )
-    family = "log" if verb in ("log", "logg", "sign") else verb
-    entered = {"on": "in", "off": "out"}.get(particle, particle) if family == "log" else particle
-    return f"{family}:{entered}-"
+def _phrased(text: str) -> str:
+    for pattern, put in _PHRASES:
+        text = pattern.sub(put, text)
+    return re.sub(r"\s+", " ", text)
+
+
+def _content(kind: str, rest: str) -> tuple[str, list[str]]:
+    """The words that count, once each and in order; a measured quantity is a kind of its own."""
+    said = _KEPT_FOR.get(kind, frozenset())
+    found: dict[str, None] = {}
+    for word in _WORD.findall(rest):
+        if word in FUNCTION_WORDS or word in NEGATIONS:
+            continue
+        if kind in ("how", "what", "amount", "howto") and _bare(word) in _MEASURES:
+            kind = f"measure {_MEASURES[_bare(word)]}"
+        elif stem(word) not in said:
+            found[stem(word)] = None
+    return kind, list(found)
+
+
+def _ends(rest: str) -> Iterator[str]:
+    """Where something comes from and goes to: a word of direction and the next word that counts."""
+    direction = ""
+    for word in _WORD.findall(rest):
+        if word in DIRECTIONS:
+            direction = word
+        elif direction and word not in FUNCTION_WORDS:
+            yield f"{direction} {stem(word)}"
+            direction = ""
+
+
+def _numbers(tokens: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Numbers with their units, and the tokens without them."""
+    numbers: list[str] = []
+    plain: list[str] = []
+    place = 0
+    while place < len(tokens):
+        token = tokens[place]
+        number = token.replace(",", "") if token[0].isdigit() else NUMBER_WORDS.get(token.casefold())
+        if number is None:
+            plain.append(token)
+            place += 1
+            continue
+        before = CURRENCIES.get(plain[-1], "") if plain else ""
+        if before:
+            plain.pop()
+        unit, place = _unit(tokens, place + 1)
+        numbers.append(f"{number} {before or unit}".strip())
+    return tuple(numbers), plain
+
+
+def _unit(tokens: Sequence[str], place: int) -> tuple[str, int]:
+    """The unit that begins at a place, and the place behind it."""
+    following = [token.casefold() for token in tokens[place : place + 2]]
+    if following and following[0] in _DEGREES:
+        scale = UNITS.get(following[1], "") if len(following) > 1 else ""
+        return ("degrees " + scale).strip(), place + 1 + (scale in ("c", "f"))
+    if following and (unit := UNITS.get(following[0]) or CURRENCIES.get(following[0])):
+        return unit, place + 1
+    return "", place
 
 
 def _names(tokens: Sequence[str], text: str) -> Iterator[str]:
@@ -161,13 +225,10 @@ def _names(tokens: Sequence[str], text: str) -> Iterator[str]:
     yield from (match.casefold() for match in _IDENTIFIER.findall(text) if not _MEASURE.fullmatch(match))
 
 
-_NOT_NAMES = frozenset({"i", "i'm", "i've", "i'd", "i'll", "ok", *FUNCTION_WORDS, *NEGATIONS, *UNITS})
-
-
 def _dates(tokens: Sequence[str]) -> Iterator[str]:
     for token in tokens:
         word = token.casefold()
-        if word in CALENDAR_ONLY_CAPITALISED and not token[0].isupper():
+        if word in CALENDAR_ONLY_CAPITALISED and (not token[0].isupper() or word == "may" and token is tokens[0]):
             continue
         if word in MONTHS:
             yield f"month {MONTHS[word]}"
@@ -175,15 +236,6 @@ def _dates(tokens: Sequence[str]) -> Iterator[str]:
             yield f"day {WEEKDAYS.get(word) or WEEKDAYS[word.removesuffix('s')]}"
         elif word in MOMENTS:
             yield word
-
-
-def _question(words: Sequence[str]) -> str:
-    """What kind of answer the first question word asks for; "how", "what" and none at all are one kind."""
-    for place, word in enumerate(words):
-        if word in QUESTIONS:
-            after = words[place + 1] if place + 1 < len(words) else ""
-            return MEASURED.get(after, QUESTIONS[word]) if QUESTIONS[word] == "how" else QUESTIONS[word]
-    return "how"
 
 
 def _is_english(words: Sequence[str], text: str) -> bool:

@@ -1,8 +1,8 @@
 """The English words that the content guard knows: data only.
 
-An axis is a pair of opposites. `marked` words must stand on both sides or on neither ("disable", "off"); `plain` words
-are common enough to come and go between paraphrases and only clash with a marked one. Where both sides carry the
-meaning (buy and sell, before and after) both are marked.
+Words are compared as stems, and stems of one group of synonyms are one word. An axis is a pair of opposites: it does not
+decide whether two texts differ (any other word does), it names the reason when the words in which they differ are on
+both ends of it, or when one end of it is only in one text.
 """
 
 from __future__ import annotations
@@ -12,89 +12,75 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One pair of opposites; words are separated by blanks."""
+    """One pair of opposites, each end with its words."""
 
     name: str
-    plain: str
-    marked: str
-    second: str = ""
+    one: frozenset[str]
+    other: frozenset[str]
 
 
-AXES = (
-    Axis("power", "enable enables enabled enabling activate activates activated activating", "off disable disables "
-         "disabled disabling deactivate deactivates deactivated deactivating"),
-    Axis("able", "able possible", "unable impossible"),
-    Axis("direction", "", "inbound incoming import imports imported importing", "outbound outgoing export exports "
-         "exported exporting"),
-    Axis("in", "inside within", "out outside"),
-    Axis("down", "above", "down below beneath under"),
-    Axis("time", "", "before prior", "after afterwards following"),
-    Axis("bound", "", "until till", "since"),
-    Axis("early", "", "early earlier", "late later overdue"),
-    Axis("amount", "", "increase increases increased increasing raise raises raised raising grow", "decrease decreases "
-         "decreased decreasing reduce reduces reduced reducing lower lowers lowered lowering shrink cut"),
-    Axis("more", "", "more higher greater larger bigger", "less fewer smaller lesser"),
-    Axis("most", "", "most highest greatest largest biggest max maximum", "least fewest smallest lowest min minimum"),
-    Axis("big", "", "big large huge high", "small tiny little low"),
-    Axis("keep", "", "add adds added adding insert inserts include includes included including create creates created "
-         "creating attach append", "remove removes removed removing delete deletes deleted deleting erase erases "
-         "exclude excludes excluded excluding detach drop drops dropped wipe"),
-    Axis("open", "open opens opened opening reopen", "close closes closed closing shut"),
-    Axis("lock", "", "lock locks locked locking", "unlock unlocks unlocked unlocking"),
-    Axis("run", "start starts started starting begin begins launch resume resumes resumed continue", "stop stops "
-         "stopped stopping end ends ended ending pause pauses paused cancel cancels cancelled canceled cancelling "
-         "terminate terminates terminated quit suspend suspends suspended"),
-    Axis("trade", "", "buy buys buying bought purchase purchases purchased purchasing", "sell sells selling sold"),
-    Axis("permit", "", "allow allows allowed allowing permit permits permitted grant grants granted approve approves "
-         "approved accept accepts accepted accepting whitelist allowlist", "block blocks blocked blocking deny denies "
-         "denied forbid forbids forbidden revoke revokes revoked reject rejects rejected decline declines declined "
-         "ban bans banned blacklist blocklist refuse refuses refused prevent prevents"),
-    Axis("transfer", "", "upload uploads uploaded uploading send sends sent sending push deposit deposits deposited",
-         "download downloads downloaded downloading receive receives received receiving pull withdraw withdraws "
-         "withdrew withdrawing withdrawal"),
-    Axis("code", "", "encrypt encrypted encrypting encode encoded compress", "decrypt decrypted decrypting decode "
-         "decoded decompress"),
-    Axis("install", "", "install installs installed installing", "uninstall uninstalls uninstalled uninstalling"),
-    Axis("subscribe", "subscribe subscribes subscribed subscribing follow", "unsubscribe unsubscribes unsubscribed "
-         "unsubscribing unfollow"),
-    Axis("mute", "unmute unmuted", "mute mutes muted muting"),
-    Axis("show", "", "show shows shown showing unhide display", "hide hides hidden hiding"),
-    Axis("join", "", "join joins joined joining connect connects connected connecting link enter", "leave leaves left "
-         "leaving disconnect disconnects disconnected disconnecting unlink exit exits"),
-    Axis("grade", "", "upgrade upgrades upgraded upgrading", "downgrade downgrades downgraded downgrading"),
-    Axis("win", "", "win wins won gain gains gained profit profits", "lose loses lost lost losing loss losses"),
-    Axis("lend", "", "lend lends lent lending loan", "borrow borrows borrowed borrowing"),
-    Axis("debit", "", "credit credits credited", "debit debits debited charge charges charged charging"),
-    Axis("good", "", "good better best pros advantage advantages benefit benefits", "bad worse worst cons disadvantage "
-         "disadvantages drawback drawbacks"),
-    Axis("right", "valid correct", "invalid incorrect wrong"),
-    Axis("active", "active", "inactive"),
-    Axis("public", "", "public", "private"),
-    Axis("internal", "", "internal internally", "external externally"),
-    Axis("safe", "safe secure legal", "unsafe insecure illegal dangerous"),
-    Axis("first", "", "first oldest earliest", "last latest newest final"),
-    Axis("new", "", "new", "old previous former"),
-    Axis("next", "", "next upcoming", "past previous"),
-    Axis("fast", "", "fast faster fastest quick quicker speed", "slow slower slowest"),
-    Axis("temperature", "", "hot hotter warm warmer heat heating", "cold colder cool cooler cooling"),
-    Axis("full", "", "full", "empty"),
-    Axis("all", "", "all every each everything everyone both entire whole", "some any single only one"),
-    Axis("cost", "", "free", "paid"),
-    Axis("cheap", "", "cheap cheaper cheapest", "expensive pricier"),
-    Axis("side", "", "left", "right"),
-    Axis("vertical", "", "horizontal horizontally", "vertical vertically"),
-    Axis("order", "", "ascending", "descending"),
-    Axis("do", "", "undo undoes undid revert reverts", "redo redoes"),
-    Axis("read", "", "read reading", "write writing"),
-    Axis("person", "", "he she his her hers him them their theirs someone somebody else another"),
-    Axis("role", "", "admin administrator administrators admins root superuser sudo"),
-    Axis("guest", "", "guest guests visitor anonymous"),
-    Axis("owner", "", "owner owners"),
-    Axis("success", "success succeed succeeded pass passed", "fail fails failed failing failure error"),
-    Axis("permanent", "", "permanent permanently forever", "temporary temporarily"),
-    Axis("automatic", "", "automatic automatically", "manual manually"),
-    Axis("local", "online remote remotely", "offline locally"),
-    Axis("part", "", "with using", "without"),
+AXES = tuple(
+    Axis(name, frozenset(one.split()), frozenset(other.split()))
+    for name, one, other in (
+        ("power", "enable on", "disable off"),
+        ("able", "able possible", "unable impossible"),
+        ("direction", "inbound incoming import", "outbound outgoing export"),
+        ("inside", "in inside within", "out outside"),
+        ("height", "above up over", "below under down beneath"),
+        ("time", "before prior", "after afterwards"),
+        ("bound", "until till", "since from"),
+        ("early", "early earlier soon", "late later overdue"),
+        ("amount", "increase raise grow gain", "decrease reduce lower shrink cut"),
+        ("more", "more higher greater larger bigger longer", "less fewer smaller lesser shorter"),
+        ("most", "most highest greatest largest biggest maximum", "least fewest smallest lowest minimum"),
+        ("size", "big large huge high long tall", "small tiny little low short"),
+        ("keep", "add insert include create attach keep restore recover save", "delete remove exclude detach drop lose"),
+        ("open", "open reopen", "close shut"),
+        ("lock", "lock block freeze", "unlock unblock unfreeze"),
+        ("run", "start begin launch resume continue renew", "stop end pause cancel quit suspend"),
+        ("trade", "buy", "sell"),
+        ("permit", "allow permit grant approve accept", "block deny forbid revoke reject decline ban refuse prevent"),
+        ("transfer", "upload send push deposit give", "download receive pull withdraw take"),
+        ("code", "encrypt encode compress", "decrypt decode decompress"),
+        ("install", "install", "uninstall"),
+        ("subscribe", "subscribe follow register login", "unsubscribe unfollow unregister logout"),
+        ("mute", "unmute", "mute"),
+        ("show", "show unhide", "hide"),
+        ("join", "join connect enter", "leave disconnect exit"),
+        ("grade", "upgrade", "downgrade"),
+        ("win", "win profit", "lose loss"),
+        ("lend", "lend", "borrow"),
+        ("debit", "credit", "debit charge"),
+        ("good", "good better best pros advantage benefit", "bad worse worst cons disadvantage drawback"),
+        ("right", "valid correct right", "invalid incorrect wrong"),
+        ("active", "active", "inactive"),
+        ("public", "public", "private"),
+        ("internal", "internal internally", "external externally"),
+        ("safe", "safe secure legal healthy", "unsafe insecure illegal dangerous harmful"),
+        ("first", "first oldest", "last latest newest final"),
+        ("new", "new", "old previous former"),
+        ("next", "next upcoming", "past previous last"),
+        ("fast", "fast faster fastest", "slow slower slowest"),
+        ("temperature", "hot warm heat preheat", "cold cool freeze"),
+        ("full", "full", "empty"),
+        ("loud", "loud", "quiet"),
+        ("all", "all every each everyone whole both", "some single only nobody"),
+        ("cost", "free", "paid"),
+        ("cheap", "cheap cheaper cheapest", "expensive pricier"),
+        ("side", "left", "right"),
+        ("vertical", "horizontal horizontally", "vertical vertically"),
+        ("order", "ascending", "descending"),
+        ("do", "undo revert", "redo"),
+        ("read", "read", "write"),
+        ("move", "arrive come", "leave go"),
+        ("success", "success succeed pass", "fail failure error"),
+        ("permanent", "permanent permanently", "temporary temporarily"),
+        ("automatic", "automatic automatically", "manual manually"),
+        ("local", "online remote", "offline local"),
+        ("part", "with", "without"),
+        ("stock", "available", "unavailable sold"),
+        ("assemble", "assemble", "disassemble"),
+    )
 )  # fmt: skip
 
 
@@ -102,23 +88,10 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-PHRASAL_VERBS = _set(
-    "turn turned turning switch switched switching power sign signed signing log logged logging opt opted check "
-    "checked checking clock set shut plug roll scale zoom speed back put take go come get give move key phase"
-)
-PARTICLES = {
-    "on": "on", "onto": "on", "in": "in", "into": "in", "up": "up", "off": "off", "out": "out", "down": "down",
-    "over": "over", "away": "away", "back": "back",
-}  # fmt: skip
-COMPOUNDS = {
-    "login": ("log", "in"), "logout": ("log", "out"), "logoff": ("log", "out"), "logon": ("log", "in"),
-    "signin": ("sign", "in"), "signout": ("sign", "out"), "signup": ("sign", "up"),
-}  # fmt: skip
-
 NEGATIONS = _set(
     "not no never none nothing nobody nowhere neither nor without cannot cant dont doesnt didnt isnt arent wasnt "
-    "werent wont wouldnt shouldnt couldnt hasnt havent hadnt aint mustnt neednt except unless hardly barely avoid "
-    "instead rather lack lacks missing"
+    "werent wont wouldnt shouldnt couldnt hasnt havent hadnt aint mustnt neednt except unless hardly barely avoid avoiding "
+    "instead lack lacks"
 )
 
 MONTHS = {
@@ -144,7 +117,7 @@ NUMBER_WORDS = {
     "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90",
     "hundred": "100", "thousand": "1000", "million": "1e6", "billion": "1e9", "dozen": "12", "once": "1 times",
     "twice": "2 times", "thrice": "3 times", "double": "2 times", "triple": "3 times", "half": "1/2",
-    "quarter": "1/4", "second": "2nd", "third": "3rd", "fourth": "4th", "fifth": "5th", "1st": "first",
+    "quarter": "1/4", "second": "2nd", "third": "3rd", "single": "1", "fourth": "4th", "fifth": "5th", "1st": "first",
 }  # fmt: skip
 
 _UNIT_WORDS = {
@@ -164,22 +137,94 @@ _UNIT_WORDS = {
 UNITS = {word: unit for unit, words in _UNIT_WORDS.items() for word in (unit, *words.split())}
 CURRENCIES = {"$": "usd", "€": "eur", "£": "gbp", "¥": "jpy", "₹": "inr"}
 
-QUESTIONS = {
-    "who": "who", "whom": "who", "whose": "whose", "when": "when", "where": "where", "why": "why", "how": "how",
-    "what": "how", "which": "how",
-}  # fmt: skip
-MEASURED = {
-    "much": "amount", "many": "amount", "long": "duration", "often": "frequency", "far": "distance", "old": "age",
-    "soon": "when", "time": "when", "date": "when", "day": "when", "come": "why", "place": "where", "person": "who",
-}  # fmt: skip
-
 FUNCTION_WORDS = _set(
     "a an the and or but if so as of to for in on at by with from into is are was were be been being am do does did "
-    "have has had can could may might shall should will would must i me my mine we us our you your yours it its this "
-    "that these those there here what which who whom whose how when where why please thanks thank hi hello hey just "
-    "need want like get way know tell help about s t ve re ll d m"
+    "have has had can could may might would will i me my mine we us our you your yours it its this that these those there "
+    "here please thanks thank hi hello hey just want need like get got getting way know tell help about s t ve re ll d m "
+    "also too very quite even still already yet then any some whether because ok okay possible possibly able allowed "
+    "permitted let obtain one's sir madam question"
 )
 DIRECTIONS = _set("to from into onto than before after over versus vs by for against")
+KEPT_FOR = {
+    "where": _set("find locate located get put look stored kept"),
+    "duration": _set("must take takes taken last lasts wait need needs until till arrive arrives arrived"),
+    "price": _set("must price prices cost costs costing pay paying charge charges charged fee fees spend"),
+    "howto": _set("do done work works go steps best right correct proper usual easiest simplest quickest good"),
+    "who": _set("name"),
+    "when": _set("time date"),
+    "quantity": _set("left"),
+}  # left out of a text of that kind, whose frame says it already
+MEASURES = {
+    "weight": "heavy weigh weighs weight", "height": "tall height", "size": "big large size", "age": "old age",
+    "speed": "fast speed", "distance": "far distance", "depth": "deep depth", "width": "wide width",
+}  # fmt: skip
+
+SYNONYM_GROUPS = (
+    "change modify alter amend edit adjust", "move migrate relocate reschedule transfer", "delete remove erase",
+    "cancel terminate end", "pause suspend", "enable activate", "disable deactivate", "contact reach", "buy purchase",
+    "submit file lodge", "deliver delivery ship shipping shipment", "parcel package", "photo picture image photograph",
+    "movie film", "tv television", "car automobile", "phone telephone cellphone smartphone", "fridge refrigerator",
+    "bike bicycle", "flat apartment", "luggage baggage", "store shop", "vacation holiday", "start begin commence",
+    "finish complete", "fix repair resolve solve", "problem issue trouble", "choose select pick", "show display",
+    "see view visible", "big large huge", "small little tiny", "fast quick rapid", "loud noisy noise", "quiet silent",
+    "mute silence", "invoice bill", "colleague coworker", "client customer", "doctor physician", "child kid children",
+    "support service assistance", "include contain comprise", "mean meaning signify explain definition define",
+    "leave depart", "trip journey ride travel", "everyone everybody", "someone somebody anyone anybody people person",
+    "nobody noone", "email mail", "register enroll", "raise increase", "reduce decrease lower", "write author",
+    "paint painter", "invent inventor", "found founder", "direct director", "compose composer", "convert conversion",
+    "calculate compute", "must should shall ought required obliged supposed", "insurance coverage", "salary wage pay",
+    "job position", "quick fast", "right correct", "wrong incorrect", "street road", "town city", "sick ill",
+    "medicine medication drug", "exercise sport sports workout", "internet web", "website site", "app application",
+    "connect connection", "renew renewal", "cancel cancellation", "subscribe subscription", "pay payment",
+    "order purchase", "reserve reservation book booking", "refund reimbursement reimburse", "verify verification",
+    "require requirement", "state status", "need necessary", "allowance limit", "due deadline", "everyday daily",
+    "talk speak", "answer reply respond", "send mail", "ring call phone", "discount discounted", "close shut",
+    "available availability", "warranty guarantee", "owner own", "valid validity",
+)  # fmt: skip
+IRREGULAR = {
+    "wrote": "write", "written": "write", "bought": "buy", "sent": "send", "paid": "pay", "took": "take", "taken": "take",
+    "began": "begin", "begun": "begin", "broke": "break", "broken": "break", "chose": "choose", "chosen": "choose",
+    "did": "do", "done": "do", "drove": "drive", "found": "find", "forgot": "forget", "forgotten": "forget",
+    "froze": "freeze", "frozen": "freeze", "gave": "give", "given": "give", "went": "go", "gone": "go", "kept": "keep",
+    "left": "left", "lost": "lose", "made": "make", "met": "meet", "ran": "run", "said": "say", "saw": "see",
+    "seen": "see", "sold": "sell", "spent": "spend", "stole": "steal", "stolen": "steal", "taught": "teach",
+    "thought": "think", "told": "tell", "won": "win", "children": "child", "people": "people", "shoes": "shoe",
+    "has": "have", "is": "be", "was": "be", "owes": "owe", "does": "do", "goes": "go", "lying": "lie", "dying": "die",
+    "photos": "photo", "videos": "video", "during": "during", "nothing": "nothing", "something": "something",
+    "anything": "anything", "everything": "everything", "morning": "morning", "evening": "evening", "string": "string",
+    "missing": "missing", "this": "this", "bus": "bus", "news": "news", "address": "address", "access": "access",
+    "process": "process", "class": "class", "less": "less", "always": "always", "status": "status", "speed": "speed",
+    "need": "need", "feed": "feed", "bed": "bed", "red": "red", "wed": "wed", "need's": "need", "spring": "spring",
+    "thing": "thing", "king": "king", "ring": "ring", "bring": "bring", "sing": "sing", "wing": "wing", "yes": "yes",
+}  # fmt: skip
+PHRASES = (
+    (r"\b(?:turn|turned|turning|switch|switched|switching|power|put)(?: ((?:[a-z-]+ ){0,5}?))? ?(?:back )?on\b", r" enable \1 "),
+    (r"\b(?:turn|turned|turning|switch|switched|switching|power|shut)(?: ((?:[a-z-]+ ){0,5}?))? ?off\b", r" disable \1 "),
+    (r"\b(?:log|sign)(?:ging|ged|ing|ed|s)? ?(?:in|on)(?:to)?\b|\blogin\b|\bsignin\b|\blogon\b", " login "),
+    (r"\b(?:log|sign)(?:ging|ged|ing|ed|s)? ?(?:out|off)(?: of)?\b|\blogout\b|\bsignout\b", " logout "),
+    (r"\bsign(?:ing|ed|s)? ?up\b", " register "),
+    (r"\bput ((?:[a-z-]+ ){1,4})on hold\b", r" pause \1 "),
+    (r"\bget in touch with\b", " contact "),
+    (r"\b(?:send|give|bring|take) ((?:[a-z-]+ ){0,3})back\b", r" return \1 "),
+    (r"\bpick(?:ing|ed)? ((?:[a-z-]+ ){0,3})up\b|\bpick(?:ing|ed)? up\b", r" collect \1 "),
+    (r"\b(?:have|has|had|need|needs|got) to\b", " must "),
+    (r"\bbe (?:required|obliged|supposed) to\b", " must "),
+    (r"\b(?:of|for) my account\b", " "),
+    (r"\b(?:a|per|each|every) (day|week|month|year)\b", r" each\1 "),
+    (r"\bdaily\b", " eachday "),
+    (r"\be-mail\b", " email "),
+    (r"(?<=[a-z])-(?=[a-z])", " "),
+    (r"\b(?:send|sending|wire|move) (?=(?:[a-z]+ )?money\b)", " transfer "),
+    (r"\bno one\b", " nobody "),
+    (r"\b(add|create|invite|register|open|buy|order|get|make) ((?:an? )?)new\b", r" \1 \2"),
+    (r"\binternet connection\b", " internet "),
+    (r"\b(csv|pdf|json|xml|zip|excel|word|text) files?\b", r" \1 "),
+    (r"\bfile (?=[a-z_]+ \. [a-z])", " "),
+    (r"\bmaking\b.*\bnoise\b|\bmakes? (?:so much|too much|such a|a lot of) noise\b", " loud "),
+    (r"\b(?:so|too) (?=[a-z])", " "),
+    (r"\bin order to\b", " to "),
+    (r"\bwithin\b", " in "),
+)  # fmt: skip
 
 FOREIGN_WORDS = _set(
     # German, French, Spanish, Italian, Portuguese, Dutch, Polish, Turkish: frequent words that English does not have.

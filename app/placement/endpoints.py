@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
 
 from app.errors import Unavailable
 from app.placement.replicas import Replica
@@ -16,24 +19,26 @@ class Endpoints:
 
     def __init__(self, providers: Mapping[str, Provider]) -> None:
         self._providers = providers
-        self._kept: dict[tuple[str, str, str], Endpoint] = {}
+        self._kept: dict[tuple[str, str, str, str | None], Endpoint] = {}
 
     def of_provider(self, target: Target) -> Endpoint:
         """A provider's address, or the gateway's own embedder; raises Unavailable for what is not configured."""
+        key = (target.upstream, "", target.model, None)
         if target.is_embedded:
-            return self._keep(target, "", lambda: Endpoint(target.upstream, "", target.model, {}))
+            return self._keep(key, lambda: Endpoint(target.upstream, "", target.model, {}))
         provider = self._providers.get(target.upstream)
         if provider is None:
             raise Unavailable(f"The provider '{target.upstream}' is not configured here.", retry_after_seconds=30)
-        return self._keep(target, "", lambda: _endpoint(provider, provider.base_url, target.model, None))
+        return self._keep(key, lambda: _endpoint(provider, provider.base_url, target.model))
 
     def of_replica(self, replica: Replica, target: Target) -> Endpoint:
-        """A server's address under the exact version's name."""
+        """A server's address under the exact version's name, with the tenant's own salt for the prefix cache."""
         model = target.adapter.id if target.adapter is not None else target.model
-        return self._keep(target, replica.url, lambda: _endpoint(replica.pool, replica.url, model, replica.url))
+        key = (target.upstream, replica.url, model, target.tenant_id)
+        made = partial(_endpoint, replica.pool, replica.url, model)
+        return self._keep(key, lambda: replace(made(), replica=replica.url, cache_salt=_salt(target.tenant_id)))
 
-    def _keep(self, target: Target, url: str, make: Callable[[], Endpoint]) -> Endpoint:
-        key = (target.upstream, url, target.adapter.id if target.adapter is not None else target.model)
+    def _keep(self, key: tuple[str, str, str, str | None], make: Callable[[], Endpoint]) -> Endpoint:
         endpoint = self._kept.get(key)
         if endpoint is None:
             if len(self._kept) >= MAX_KEPT:
@@ -42,14 +47,20 @@ class Endpoints:
         return endpoint
 
 
-def _endpoint(upstream: Provider | Pool, base_url: str, model: str, replica: str | None) -> Endpoint:
+def _salt(tenant_id: str | None) -> str | None:
+    """The same in every gateway process; callers cannot send one of their own, so it need not be secret."""
+    if tenant_id is None:
+        return None
+    return blake2b(tenant_id.encode(), digest_size=16, person=b"tg-cache-salt").hexdigest()
+
+
+def _endpoint(upstream: Provider | Pool, base_url: str, model: str) -> Endpoint:
     headers = {} if upstream.api_key is None else {"authorization": f"Bearer {upstream.api_key}"}
     return Endpoint(
         upstream=upstream.name,
         base_url=base_url,
         model=model,
         headers=headers,
-        replica=replica,
         connect_timeout_seconds=upstream.connect_timeout_seconds,
         first_byte_timeout_seconds=upstream.first_byte_timeout_seconds,
         idle_timeout_seconds=upstream.idle_timeout_seconds,

@@ -115,36 +115,47 @@ class ReplicaPlacement:
                 replicas.suspect(replica.url)
             raise
         finally:
-            replica.leave(_model(target))
+            replicas.leave(replica, _model(target))
             if target.adapter is not None:
                 replica.use(target.adapter.id)
 
     async def _take(self, replicas: ReplicaSet, target: Target, affinity: str) -> Replica:
-        """A server with the adapter loaded, entered; one that cannot load it just now is passed over."""
+        """A server with the adapter loaded, entered; waits for room and for the load, within the pool's load time."""
+        if target.adapter is not None:
+            replicas.called(target.adapter.id)
+        try:
+            async with asyncio.timeout(replicas.pool.load_timeout_seconds):
+                return await self._first_that_can(replicas, target, affinity)
+        except TimeoutError:
+            message = "The model is still being loaded, or waits for others to finish."
+            raise Unavailable(message, retry_after_seconds=RETRY_AFTER_SECONDS) from None
+
+    async def _first_that_can(self, replicas: ReplicaSet, target: Target, affinity: str) -> Replica:
         avoid: list[str] = []
         adapter = None if target.adapter is None else target.adapter.id
         message = f"No server of the pool '{target.upstream}' answers."
-        while len(avoid) < REPLICAS_TO_TRY and (replica := replicas.choose(adapter, affinity, avoid=avoid)):
+        while len(avoid) < REPLICAS_TO_TRY and replicas.any_well(avoid=avoid):
+            replica = replicas.choose(adapter, affinity, avoid=avoid)
+            if replica is None:
+                await replicas.wait_for_room()
+                continue
             try:
-                await self._enter(replica, target)
+                await self._enter(replicas, replica, target)
             except InvalidAdapter:
                 message = f"The pool '{target.upstream}' cannot load the adapter version '{adapter}'."
             except ReplicaError:
                 message = "The model could not be loaded just now."
-            except TimeoutError:
-                message = "The model is still being loaded."
-                break
             else:
                 return replica
             avoid.append(replica.url)
         raise Unavailable(message, retry_after_seconds=RETRY_AFTER_SECONDS)
 
-    async def _enter(self, replica: Replica, target: Target) -> None:
+    async def _enter(self, replicas: ReplicaSet, replica: Replica, target: Target) -> None:
         """Count the call in, then have its adapter loaded; the order keeps the adapter from being unloaded between."""
         model = _model(target)
         with ExitStack() as undo:
             replica.enter(model)
-            undo.callback(replica.leave, model)
+            undo.callback(replicas.leave, replica, model)
             if target.adapter is not None:
                 await self._loader.ensure(replica, target.adapter)
             undo.pop_all()

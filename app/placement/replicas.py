@@ -7,11 +7,14 @@ and holds nothing. Names registered while the list was on its way are left alone
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.placement.rendezvous import Candidate, choose
+from app.placement.choice import Candidate, choose
+from app.placement.popularity import Popularity
+from app.placement.rendezvous import rank
 from app.placement.residency import Level, Residency
 from app.types import Pool
 
@@ -40,14 +43,22 @@ class Replica:
     suspect_until: float = 0.0
     in_flight: Counter[str] = field(default_factory=Counter)
     registered: OrderedDict[str, Registered] = field(default_factory=OrderedDict)
+    load: int = 0
     restarts: int = 0
+
+    @property
+    def distinct_adapters(self) -> int:
+        """How many different adapters the calls in flight use."""
+        return len(self.in_flight) - (self.pool.base_model in self.in_flight)
 
     def enter(self, model: str) -> None:
         """A call to this model begins here; what it runs is not unloaded while it lasts."""
         self.in_flight[model] += 1
+        self.load += 1
 
     def leave(self, model: str) -> None:
         """It ends."""
+        self.load -= 1
         self.in_flight[model] -= 1
         if not self.in_flight[model]:
             del self.in_flight[model]
@@ -102,36 +113,78 @@ def new_replica(pool: Pool, url: str) -> Replica:
 
 
 class ReplicaSet:
-    """The servers of one pool."""
+    """The servers of one pool, and what is known of the traffic to them."""
 
     def __init__(self, pool: Pool, *, clock: Clock, usable: Callable[[str], bool]) -> None:
         self.pool = pool
-        self.replicas = {url: new_replica(pool, url) for url in pool.replicas}
+        self.replicas = {url: new_replica(pool, url) for url in pool.replicas if is_address(url)}
+        self.popularity = Popularity()
         self._clock = clock
         self._usable = usable
+        self._left = asyncio.Event()
 
     def choose(self, adapter: str | None, affinity: str, *, avoid: Iterable[str] = ()) -> Replica | None:
-        """The server for one more call, or None when none is well. Suspects are taken only if there is nobody else."""
+        """The server for one more call, or None: none is well, or all are full. Suspects are taken only as the last."""
         avoided = frozenset(avoid)
         well = [replica for replica in self.replicas.values() if replica.healthy and replica.url not in avoided]
         trusted = [replica for replica in well if replica.suspect_until <= self._clock() and self._usable(replica.url)]
-        candidates = [_candidate(replica, adapter) for replica in trusted or well]
-        url = choose(adapter or affinity, candidates)
+        url = choose(self._candidates(trusted or well, adapter, affinity))
         return None if url is None else self.replicas[url]
+
+    def any_well(self, *, avoid: Iterable[str] = ()) -> bool:
+        """Whether a server is well, full or not."""
+        avoided = frozenset(avoid)
+        return any(replica.healthy and replica.url not in avoided for replica in self.replicas.values())
+
+    def called(self, adapter: str) -> None:
+        """A call asks for this adapter."""
+        self.popularity.count(adapter, self._clock())
+
+    def leave(self, replica: Replica, model: str) -> None:
+        """A call ends there: whoever waits for room may look again."""
+        replica.leave(model)
+        self._left.set()
+
+    async def wait_for_room(self) -> None:
+        """Return when a call has ended somewhere."""
+        self._left.clear()
+        await self._left.wait()
 
     def suspect(self, url: str) -> None:
         """A call failed there: others go first for a moment."""
-        self.replicas[url].suspect_until = self._clock() + SUSPECT_SECONDS
+        if url in self.replicas:
+            self.replicas[url].suspect_until = self._clock() + SUSPECT_SECONDS
+
+    def found(self, urls: Sequence[str]) -> None:
+        """These are the pool's servers now; new ones take calls after their first good probe."""
+        for url in set(self.replicas) - set(urls):
+            del self.replicas[url]
+        for url in urls:
+            if url not in self.replicas:
+                self.replicas[url] = new_replica(self.pool, url)
+                self.replicas[url].healthy = False
+
+    def _candidates(self, usable: Sequence[Replica], adapter: str | None, affinity: str) -> list[Candidate]:
+        order = {url: place for place, url in enumerate(rank(adapter or affinity, tuple(self.replicas)))}
+        mean = (sum(replica.load for replica in usable) + 1) / max(1, len(usable))
+        homes = 1 if adapter is None else self.popularity.homes(adapter, len(order))
+        return [
+            Candidate(
+                url=replica.url,
+                in_flight=replica.load,
+                mean_in_flight=mean,
+                distinct_adapters=replica.distinct_adapters,
+                max_loras=self.pool.max_loras,
+                runs_adapter=adapter is None or adapter in replica.in_flight,
+                level=Level.GPU if adapter is None else replica.residency.level(adapter),
+                place=order[replica.url],
+                homes=homes,
+                replicas=len(order),
+            )
+            for replica in usable
+        ]
 
 
-def _candidate(replica: Replica, adapter: str | None) -> Candidate:
-    distinct = len(replica.in_flight) - (replica.pool.base_model in replica.in_flight)
-    return Candidate(
-        url=replica.url,
-        healthy=True,
-        in_flight=replica.in_flight.total(),
-        distinct_adapters=distinct,
-        max_loras=replica.pool.max_loras,
-        runs_adapter=adapter is None or adapter in replica.in_flight,
-        level=Level.ABSENT if adapter is None else replica.residency.level(adapter),
-    )
+def is_address(source: str) -> bool:
+    """Whether this is one server's address, not a place where addresses are found."""
+    return source.startswith(("http://", "https://"))

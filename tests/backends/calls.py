@@ -65,6 +65,8 @@ class Noted:
     errors: list[GatewayError] = field(default_factory=list)
     first_bytes: int = 0
     settled: int = 0
+    asked: int = 0
+    pays: int = 10**9  # so many times it says yes
 
     def sent(self, target: Target) -> None:
         """A call went there."""
@@ -84,6 +86,11 @@ class Noted:
     def broke(self, error: GatewayError) -> None:
         """It broke off."""
         self.errors.append(error)
+
+    async def affords(self) -> bool:
+        """Whether its account can pay for more."""
+        self.asked += 1
+        return self.asked <= self.pays
 
     async def settle(self) -> None:
         """It is over."""

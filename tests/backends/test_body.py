@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.body import STRIPPED, outgoing
+from app.backends.body import outgoing
+from app.backends.guard import HIGHEST, MOST_ITEMS, STRIPPED
 from app.errors import InvalidRequest
+from app.types import Operation
 from tests.backends.calls import call, endpoint
 
 _VALUES = st.recursive(
@@ -53,6 +55,50 @@ def test_dangerous_fields_are_dropped(name: str) -> None:
     """Templates, pickles, salts and queues of the serving machine are not for callers."""
     assert name not in _sent(**{name: "x"})
     assert name not in _sent(replica="http://up", **{name: {"a": 1}})
+
+
+def test_a_template_gets_plain_switches_only() -> None:
+    """What a chat template is given steers it: known switches with plain values pass, the rest does not."""
+    given = {"enable_thinking": False, "chat_template": "{{ x }}", "documents": [1]}
+    assert _sent(chat_template_kwargs=given)["chat_template_kwargs"] == {"enable_thinking": False}
+    wrongs: tuple[Any, ...] = ({"enable_thinking": {"a": 1}}, [], "x", 1)
+    for wrong in wrongs:
+        with pytest.raises(InvalidRequest) as caught:
+            _sent(chat_template_kwargs=wrong)
+        assert caught.value.param == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, [str(i) for i in range(most + 1)]) for name, most in MOST_ITEMS.items() if name != "logit_bias"),
+        ("logit_bias", {str(i): 1 for i in range(1025)}),
+        *((name, value) for name, most in HIGHEST.items() for value in (-1, most + 1)),
+        ("guided_regex", "a" * 5000),
+        ("structured_outputs", {"regex": "a" * 70_000}),
+        ("stop", "x" * 20_000),
+    ],
+)
+def test_our_own_servers_are_asked_for_nothing_without_a_bound(name: str, value: Any) -> None:
+    """Counts and sizes that allocate by a caller's number are refused, naming the field; a provider guards itself."""
+    with pytest.raises(InvalidRequest) as caught:
+        _sent(replica="http://up", **{name: value})
+    assert caught.value.param == name
+    assert _sent(**{name: value})[name] == value
+
+
+def test_what_openai_allows_passes() -> None:
+    """The usual values of the bounded fields reach our own servers."""
+    usual = {"stop": ["a", "b"], "logprobs": True, "top_logprobs": 20, "logit_bias": {"50256": -100}}
+    assert _sent(replica="http://up", **usual).items() >= usual.items()
+
+
+def test_the_prefix_cache_is_salted_by_the_gateway_alone() -> None:
+    """A caller's own salt is dropped; our servers get the tenant's, providers and embeddings none."""
+    place = endpoint("http://up", replica="http://up", cache_salt="tenant-salt")
+    assert json.loads(outgoing(place, call(cache_salt="another")))["cache_salt"] == "tenant-salt"
+    assert b"cache_salt" not in outgoing(endpoint("http://up"), call(cache_salt="another"))
+    assert b"cache_salt" not in outgoing(place, call(Operation.EMBEDDINGS, input="x"))
 
 
 def test_the_model_is_ours_to_name() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -203,3 +203,14 @@ async def test_every_server_away_is_a_clear_refusal() -> None:
         with pytest.raises(GatewayError) as caught:
             await servers.ask(on_pool(adapter(1)))
         assert caught.value.status == 503
+
+
+async def test_every_tenant_has_its_own_salt_on_our_servers() -> None:
+    """Two tenants on the same base model never share a prefix; one tenant's salt is the same in every gateway."""
+    async with fleet(1) as one, connected(one.servers) as other:
+        salts = []
+        for gateway, tenant in ((one, "acme"), (one, "bloom"), (other, "acme")):
+            async with gateway.placement.place(replace(on_pool(), tenant_id=tenant), "me") as endpoint:
+                salts.append(endpoint.cache_salt)
+        assert salts[0] == salts[2] != salts[1]
+        assert all(salts)

@@ -1,0 +1,241 @@
+"""The labelled pairs of questions: which may share an answer, and which only look so. Seeded; writes the two halves.
+
+`tuning.txt` and `test.txt` hold families of questions, one family to an intent: `=` lines ask the same, `-` negates it,
+`~` asks for the opposite, `?` asks something else, `@xx` asks it in another language. Words in braces are filled from
+pools; a pair with another value in one of them is a near miss. The halves have no family, wording or name in common,
+so that nothing the guard was tuned on is in what it is measured on. A pair is {kind, same, family, a, b}.
+
+    python -m tests.cache.pairs.generate        writes tuning.jsonl and test.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+HALVES = ("tuning", "test")
+FILLS = 3  # times that a family with slots is filled
+SAME_PAIRS = 6  # pairs of paraphrases taken of one filling
+SEED = 20261124
+
+_SLOT = re.compile(r"\{(\w+)\}")
+_KINDS = {"-": "negation", "~": "polarity", "?": "intent", "@": "language"}
+_UNITS = {"duration", "size", "weight", "dose", "temperature", "time", "amount"}
+_SLOT_KINDS = {
+    **dict.fromkeys(("account", "order", "ticket", "iban", "http", "people", "years", "percent", "count"), "number"),
+    "version": "number",
+    **dict.fromkeys(_UNITS, "number"),
+    **dict.fromkeys(("date", "weekday", "month"), "date"),
+    **dict.fromkeys(("command", "snippet", "message", "file"), "code"),
+    **dict.fromkeys(("unit_a", "unit_b"), "unit"),
+}
+
+_TUNING: dict[str, str] = {
+    "account": "1234|1235|1243|8801|8810|77120",
+    "order": "48213|48231|A-99120|A-99121|5530017|5530071",
+    "card": "Visa|Mastercard|Maestro|Discover",
+    "city": "Berlin|Munich|Lisbon|Oslo|Toronto|Nairobi",
+    "city_a": "Berlin|Munich|Lisbon|Oslo",
+    "city_b": "Toronto|Nairobi|Boston|Tokyo",
+    "bank_a": "Chase|Barclays|Revolut",
+    "bank_b": "Wise|Santander|Monzo",
+    "weekday": "Monday|Tuesday|Thursday|Friday",
+    "date": "May 1st|May 2nd|December 24|December 26|January 6|3 October",
+    "month": "January|February|June|July|November",
+    "people": "2|4|5|12|six|eight",
+    "airline": "Lufthansa|KLM|Qantas|Delta",
+    "drug": "ibuprofen|aspirin|metformin|antibiotics",
+    "product": "Atlas desk lamp|Nimbus headset|Nimbus keyboard|Orion X2|Orion X3|Pixel 8",
+    "product_a": "Orion X2|Nimbus headset|Pixel 8",
+    "product_b": "Atlas 5|Zenbook|Galaxy S23",
+    "command": "git reset --hard HEAD~1|git reset --soft HEAD~1|rm -rf build|rm -rf dist|docker prune",
+    "http": "404|403|502|503|401",
+    "snippet": "len([1, 2])|len([1, 2, 3])|max(3, 5)|min(3, 5)|a and b|a or b|x[1:]|x[:1]",
+    "message": "disk is full|disk is failing|permission denied|connection refused|connection reset",
+    "room": "kitchen|bedroom|garage|hallway",
+    "country": "France|Kenya|Peru|Japan|Norway",
+    "book": "Dracula|Emma|Ulysses|Dune|Middlemarch",
+    "file": "report.pdf|report.docx|notes.txt|data.csv|data.json",
+    "software": "Python|Ubuntu|Node|Django",
+    "version": "3.11|3.12|20.04|22.04|18|4.2",
+    "plan": "Pro|Team|Enterprise|Starter",
+    "person": "Anna|Peter|Mr. Jones|Ms. Jones|Carlos",
+    "person_a": "Anna|Peter|Carlos",
+    "person_b": "Maria|John|Fatima",
+    "years": "2|5|10|15|twenty",
+    "company": "Siemens|Nestle|Toyota|Shell",
+    "percent": "5 %|15 %|20 %|19 %",
+    "unit_a": "meters|feet|inches|yards",
+    "unit_b": "miles|kilometers",
+    "count": "3|5|12|20",
+}
+_TEST: dict[str, str] = {
+    "ticket": "7731|7713|T-2044|T-2045|900312|900321",
+    "iban": "DE89370400440532013000|DE89370400440532013001|GB29NWBK60161331926819|GB29NWBK60161331926818",
+    "city": "Madrid|Vienna|Chicago|Sydney|Warsaw|Lima",
+    "city_a": "Madrid|Vienna|Warsaw|Porto",
+    "city_b": "Chicago|Sydney|Lima|Athens",
+    "region_a": "Frankfurt|Ohio|Mumbai",
+    "region_b": "Ireland|Oregon|Singapore",
+    "weekday": "Wednesday|Saturday|Sunday",
+    "date": "March 3rd|March 30th|April 12|April 21|August 9|19 September",
+    "month": "March|April|August|September|December",
+    "people": "3|7|10|15|four|nine",
+    "operator": "Amtrak|Renfe|Eurostar|Trenitalia",
+    "vaccine": "measles|tetanus|flu|polio",
+    "product": "Borealis chair|Borealis table|Tempo bike|Vega 12|Vega 14|Solaris oven",
+    "product_a": "Vega 12|Tempo bike|Kestrel",
+    "product_b": "Falcon 7|Merlin|ThinkPad",
+    "command": "git rebase main|git merge main|chmod 644 a.sh|chmod 755 a.sh|npm ci|npm install|ls -la|ls -lt",
+    "http": "1|2|127|137|139",
+    "snippet": "sum([1, 2])|sum([2, 2])|2 ** 3|3 ** 2|not a|a == b|a != b|s.upper()|s.lower()",
+    "message": "unused variable|unused import|deprecated call|missing return|missing semicolon",
+    "room": "office|nursery|attic|study",
+    "country": "Brazil|Egypt|Poland|Vietnam|Canada",
+    "painting": "Guernica|The Scream|Water Lilies|Las Meninas|The Night Watch",
+    "file": "settings.toml|settings.yaml|hosts.ini|main.conf|user.json",
+    "software": "Debian|Java|Postgres|Windows",
+    "version": "11|12|17|21|9.6|8.1",
+    "plan": "Basic|Premium|Family|Business",
+    "person": "Laura|Mehmet|Mrs. Smith|Mr. Smith|Ivan",
+    "person_a": "Laura|Mehmet|Ivan",
+    "person_b": "Chloe|Ahmed|Sofia",
+    "years": "1|3|4|6|eight",
+    "company": "Nokia|Pfizer|Honda|Adidas",
+    "percent": "10 %|12 %|18 %|25 %",
+    "unit_a": "grams|ounces|milliliters|pounds",
+    "unit_b": "cups|tablespoons",
+    "count": "2|4|6|9",
+}
+_NUMBERS = {"tuning": ("5", "7", "30", "45", "500", "1,500"), "test": ("3", "6", "20", "90", "250", "2,400")}
+_SCALES: dict[str, tuple[str, ...]] = {
+    "duration": ("{} minutes", "{} hours", "{} days", "{} weeks", "{} months"),
+    "size": ("{} GB", "{} MB", "{} TB"),
+    "weight": ("{} kg", "{} pounds", "{} g"),
+    "dose": ("{} mg", "{} g", "{} grams"),
+    "temperature": ("{}°C", "{}°F", "{} degrees Celsius", "{} degrees Fahrenheit"),
+    "time": ("{} am", "{} pm", "{}:30 am", "{}:30 pm"),
+    "amount": ("${}", "€{}", "£{}", "{} dollars", "{} euros"),
+}
+_SAME_UNIT = (
+    {"mg"},
+    {"g", "grams"},
+    {"°C", "degrees Celsius"},
+    {"°F", "degrees Fahrenheit"},
+    {"$", "dollars"},
+    {"€", "euros"},
+)
+
+
+@dataclass(slots=True)
+class Family:
+    """One intent: wordings that ask it, and wordings that only look like it."""
+
+    name: str
+    same: list[str] = field(default_factory=list)
+    other: list[tuple[str, str]] = field(default_factory=list)
+
+    def slots(self) -> list[str]:
+        """The slots that every wording has."""
+        return sorted(set.intersection(*(set(_SLOT.findall(text)) for text in self.same)))
+
+
+def families(half: str) -> list[Family]:
+    """The families of one half, as they are written."""
+    found: list[Family] = []
+    for line in (FOLDER / f"{half}.txt").read_text(encoding="utf-8").splitlines():
+        mark, text = line[:1], line[1:].strip()
+        if mark == "#":
+            found.append(Family(text))
+        elif mark == "=":
+            found[-1].same.append(text)
+        elif mark == "@":
+            found[-1].other.append(("language", text[2:].strip()))
+        elif mark:
+            found[-1].other.append((_KINDS[mark], text))
+    return found
+
+
+def pairs(half: str) -> list[dict[str, object]]:
+    """Every pair of one half, each once, in a fixed order."""
+    rng = random.Random(f"{SEED}-{half}")
+    made: dict[tuple[str, str], dict[str, object]] = {}
+    for family in families(half):
+        for kind, a, b in _of_family(family, half, rng):
+            key = (min(a, b), max(a, b))
+            if a != b and key not in made:
+                made[key] = {"kind": kind, "same": kind == "paraphrase", "family": family.name, "a": a, "b": b}
+    return list(made.values())
+
+
+def _of_family(family: Family, half: str, rng: random.Random) -> Iterator[tuple[str, str, str]]:
+    slots = family.slots()
+    for _ in range(FILLS if slots else 1):
+        values = _values(slots, half, rng)
+        same = list(combinations(family.same, 2))
+        for a, b in rng.sample(same, min(SAME_PAIRS if slots else len(same), len(same))):
+            yield "paraphrase", a.format(**values), b.format(**values)
+        for kind, text in family.other:
+            for asked in rng.sample(family.same, 2 if slots else min(4, len(family.same))):
+                yield kind, asked.format(**values), text.format(**values)
+        for slot in slots:
+            for kind, other in _others(slot, values, half, rng):
+                asked = rng.sample(family.same, 2)
+                yield kind, asked[0].format(**values), asked[0].format(**{**values, **other})
+                yield kind, asked[0].format(**values), asked[1].format(**{**values, **other})
+
+
+def _others(slot: str, values: dict[str, str], half: str, rng: random.Random) -> Iterator[tuple[str, dict[str, str]]]:
+    """Another value for one slot; for a scaled one also the same number in another unit; two ends also swapped."""
+    if slot in _SCALES:
+        number, scale = values[slot + "#"], values[slot + "%"]
+        yield "number", {slot: scale.format(rng.choice([n for n in _numbers(slot, half) if n != number]))}
+        yield "unit", {slot: rng.choice([s for s in _SCALES[slot] if not _is_same_unit(s, scale)]).format(number)}
+        return
+    pool = _pool(slot, half)
+    yield _SLOT_KINDS.get(slot, "entity"), {slot: rng.choice([value for value in pool if value != values[slot]])}
+    if slot.endswith("_a") and slot != "unit_a":
+        end = slot.removesuffix("a") + "b"
+        yield "order", {slot: values[end], end: values[slot]}
+
+
+def _is_same_unit(one: str, other: str) -> bool:
+    bare = {one.replace("{}", "").strip(), other.replace("{}", "").strip()}
+    return len(bare) == 1 or any(bare <= group for group in _SAME_UNIT)
+
+
+def _values(slots: list[str], half: str, rng: random.Random) -> dict[str, str]:
+    """Values of slots; of a scaled one also its number (`slot#`) and its scale (`slot%`)."""
+    values: dict[str, str] = {}
+    for slot in slots:
+        if slot in _SCALES:
+            values[slot + "#"], values[slot + "%"] = rng.choice(_numbers(slot, half)), rng.choice(_SCALES[slot])
+            values[slot] = values[slot + "%"].format(values[slot + "#"])
+        else:
+            values[slot] = rng.choice(_pool(slot, half))
+    return values
+
+
+def _numbers(slot: str, half: str) -> tuple[str, ...]:
+    return ("6", "7", "9", "11") if slot == "time" else _NUMBERS[half]
+
+
+def _pool(slot: str, half: str) -> list[str]:
+    return (_TUNING if half == "tuning" else _TEST)[slot].split("|")
+
+
+def main() -> None:
+    """Write both halves."""
+    for half in HALVES:
+        lines = [json.dumps(pair, ensure_ascii=False) for pair in pairs(half)]
+        (FOLDER / f"{half}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
