@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -115,23 +115,29 @@ def _section(name: str, field: FieldInfo, model: type[BaseModel]) -> Iterator[tu
     yield f"`{name}`", says, list(_rows((f"{name}[]",) if listed else (name,), model))
 
 
-def _rows(path: tuple[str, ...], model: type[BaseModel]) -> Iterator[Row]:
+def _rows(path: tuple[str, ...], model: type[BaseModel], given: BaseModel | None = None) -> Iterator[Row]:
+    """The settings of a section; `given` is the section's own default, which knows better than its fields."""
     for name, field in model.model_fields.items():
         inner = _model(field)
         if inner is None:
-            yield _row(path, name, field)
+            yield _row(path, name, field, getattr(given, name, None))
+        elif get_origin(field.annotation) is dict:
+            table = ".".join((*path, f"{name}.<name>"))
+            yield Row(table, "table", "", "empty", "", field.description or "")
+            yield from _rows((*path, f"{name}.<name>"), inner)
         else:
-            entry = f"{name}.<name>" if get_origin(field.annotation) is dict else name
-            yield from _rows((*path, entry), inner)
+            default = field.get_default(call_default_factory=True, validated_data={})
+            for row in _rows((*path, name), inner, default):
+                yield replace(row, says=f"{field.description} {row.says}")
 
 
-def _row(path: tuple[str, ...], name: str, field: FieldInfo) -> Row:
+def _row(path: tuple[str, ...], name: str, field: FieldInfo, given: Any = None) -> Row:
     full = ".".join((*path, name))
     return Row(
         path=full,
         kind=_kind(field),
         unit=next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), ""),
-        default=_default(field),
+        default=_default(field, given),
         environment=_environment(full, field),
         says=field.description or "",
     )
@@ -146,10 +152,10 @@ def _environment(path: str, field: FieldInfo) -> str:
     return f"`TUNEGATE_{path.replace('.', '__').upper()}`"
 
 
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
+def _default(field: FieldInfo, given: Any) -> str:
+    if field.is_required() and given is None:
         return "required"
-    value = field.get_default(call_default_factory=True, validated_data={})
+    value = given if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
     if value is None:
         return "none"
     shown = str(value).lower() if isinstance(value, bool) else str(value)

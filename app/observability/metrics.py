@@ -193,6 +193,10 @@ class Metrics:
         """The semantic cache held back an answer that was near enough, for this reason."""
         self._count.guarded(reason).inc()
 
+    def compared(self, agreed: bool) -> None:
+        """A semantic hit went upstream instead, to be compared with what would have been served."""
+        self._count.compared("agreed" if agreed else "differed").inc()
+
     def adapter(self, pool: str, outcome: str, seconds: float) -> None:
         """An adapter was `loaded` or `unloaded`, or could not be loaded (`failed`)."""
         self._count.adapters(pool, outcome).inc()
@@ -259,6 +263,7 @@ class _Counters:
         self.upstream = counter("upstream_requests", "Requests not answered by the cache.", "upstream", "outcome")
         self.refusals = counter("refusals", "Requests turned away by a limit or a budget.", "account_kind", "limit")
         self.guarded = counter("cache_guard_refusals", "Near answers that the content guard held back.", "reason")
+        self.compared = counter("cache_comparisons", "Semantic hits compared with the upstream.", "result")
         self.adapters = counter("adapter_operations", "Adapters loaded, unloaded, failed.", "pool", "outcome")
         self.redis = counter("redis_errors", "Failed Redis operations by class of error.", "error")
         self.spans = counter("spans", "Trace spans by what became of them.", "result")

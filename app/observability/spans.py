@@ -14,7 +14,17 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from opentelemetry import context as context_api
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +32,7 @@ from app.observability import attributes
 from app.types import Call, Endpoint, LedgerEntry
 
 _REQUEST = context_api.create_key("tunegate-request")
+_NOBODY = context_api.Context()
 
 U = TypeVar("U")
 U_co = TypeVar("U_co", covariant=True)
@@ -71,7 +82,8 @@ class TracedEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request inside its span."""
-        parent = self._propagator.extract(_carrier(scope["headers"]), context_api.Context())
+        carrier = _carrier(scope["headers"])
+        parent = self._propagator.extract(carrier, _NOBODY) if carrier else _NOBODY
         method = "POST" if scope["method"] == "POST" else "_OTHER"
         span = self._tracer.start_span(f"{method} {self._route}", parent, SpanKind.SERVER)
         context = set_span_in_context(span, parent)
@@ -93,27 +105,30 @@ class TracedBackend(Generic[U]):
     def __init__(self, tracer: Tracer, backend: Opens[U]) -> None:
         self._tracer = tracer
         self._backend = backend
-        self._propagator = TraceContextTextMapPropagator()
 
     def open(self, endpoint: Endpoint, call: Call, request_id: str) -> AbstractAsyncContextManager[U]:
         """As the backend itself; the span is open as long as the call is."""
-        return _Exchange(self, endpoint, call, request_id)
+        span = get_current_span()
+        if span.is_recording():
+            return _Exchange(self, endpoint, call, request_id)
+        return self.sent(span, endpoint, call, request_id)  # the upstream is told that nobody looks
 
     def start(self, endpoint: Endpoint, call: Call) -> Span:
         """A new span of this call."""
         name = f"{attributes.OPERATIONS[call.operation]} {endpoint.model}"
-        span = self._tracer.start_span(name, kind=SpanKind.CLIENT)
-        if span.is_recording():
-            span.set_attributes(attributes.sent(endpoint, call))
-            spans = current()
-            if spans is not None:
-                spans.client, spans.sent_at = span, time.perf_counter()
+        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes.sent(endpoint, call))
+        spans = current()
+        if spans is not None:
+            spans.client, spans.sent_at = span, time.perf_counter()
         return span
 
     def sent(self, span: Span, endpoint: Endpoint, call: Call, request_id: str) -> AbstractAsyncContextManager[U]:
         """The call itself, with this span's `traceparent`."""
-        headers = dict(endpoint.headers)
-        self._propagator.inject(headers, set_span_in_context(span))
+        context = span.get_span_context()
+        if not context.is_valid:
+            return self._backend.open(endpoint, call, request_id)
+        trace, parent = format_trace_id(context.trace_id), format_span_id(context.span_id)
+        headers = {**endpoint.headers, "traceparent": f"00-{trace}-{parent}-{context.trace_flags:02x}"}
         return self._backend.open(replace(endpoint, headers=headers), call, request_id)
 
 

@@ -11,7 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -133,12 +133,10 @@ def test_panels_ask_metrics_that_exist() -> None:
 
 def test_no_metric_is_shown_nowhere() -> None:
     """Whatever is counted is looked at by a panel or a rule."""
-    looked_at = set(NAME.findall("\n".join([*panel_expressions(), *(rule["expr"] for rule in rules())])))
-    ours = {name for name in labels_by_name(told()) if name.startswith("gateway_")}
-    bases = {re.sub(r"_(bucket|sum|count)$", "", name) for name in looked_at}
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours} == bases - {"process"} & bases - {
-        name for name in bases if name.startswith("process_")
-    }
+    part = re.compile(r"_(bucket|sum|count)$")
+    asked = "\n".join([*panel_expressions(), *(rule["expr"] for rule in rules())])
+    looked_at = {part.sub("", name) for name in NAME.findall(asked)}
+    assert {part.sub("", name) for name in labels_by_name(told()) if name.startswith("gateway_")} <= looked_at
 
 
 def test_panels_are_questions_in_a_grid() -> None:
@@ -146,7 +144,8 @@ def test_panels_are_questions_in_a_grid() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in dashboard()["panels"]:
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        across, down = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+        cells = {(x, y) for x in across for y in down}
         assert not cells & taken, panel["title"]
         assert place["x"] + place["w"] <= 24
         taken |= cells
@@ -174,6 +173,7 @@ def served(metrics: Metrics) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            """One scrape."""
             body, content_type = metrics.render(self.headers.get("accept"))
             self.send_response(200)
             self.send_header("content-type", content_type)
@@ -247,11 +247,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 def _wait_for_a_scrape(prometheus: Prometheus, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
-        try:
+        with suppress(OSError):  # it does not listen yet
             if prometheus.value("sum(gateway_requests_total)") is not None:
                 return
-        except OSError:
-            pass
         time.sleep(0.05)
     pytest.fail("Prometheus did not scrape the gateway's metrics within 30 seconds")
 
@@ -275,8 +273,9 @@ def test_every_panel_can_be_asked(prometheus: Prometheus, expression: str) -> No
     assert prometheus.ask("query", query=expression)["resultType"] == "vector"
 
 
-def test_the_rules_are_loaded_and_evaluated(prometheus: Prometheus) -> None:
-    """Every rule runs without an error against the real series."""
+def test_the_rules_can_be_evaluated(prometheus: Prometheus) -> None:
+    """Every rule is loaded, and its query is answered on the real series."""
     loaded = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert len(loaded) == len(rules())
-    assert {rule["health"] for rule in loaded} <= {"ok", "unknown"}
+    for rule in rules():
+        assert prometheus.ask("query", query=rule["expr"])["resultType"] == "vector"

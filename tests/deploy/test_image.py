@@ -104,7 +104,9 @@ def test_what_is_copied_is_there_and_let_through(instructions: list[tuple[str, s
     assert sources == let_through
     for source in sources:
         assert (ROOT / source).exists(), source
-    assert not [name for name in (".env", ".tunegate", ".git") if any(fnmatch.fnmatch(name, one) for one in let_through)]
+    assert not [
+        name for name in (".env", ".tunegate", ".git") if any(fnmatch.fnmatch(name, one) for one in let_through)
+    ]
     assert of(instructions, "ADD") == []
 
 

@@ -112,14 +112,14 @@ def test_a_million_random_names_keep_the_number_of_series() -> None:
         for turn in range(rounds):
             for index, name in enumerate(tokens):
                 other = f"{name}{turn}"
-                kind = index % 5
+                kind = index % 10
                 if kind == 0:
                     metrics.finished(replace(ENTRY, route=other, variant=name, upstream=other), 0.1, 0.1)
-                elif kind == 1:
+                elif kind < 4:
                     metrics.refused(other, name)
-                elif kind == 2:
+                elif kind == 4:
                     metrics.adapter(other, name, 0.1)
-                elif kind == 3:
+                elif kind < 7:
                     metrics.redis_failed(other)
                 else:
                     metrics.guarded(other)
