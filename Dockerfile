@@ -1,5 +1,5 @@
 # The gateway and its command line; `docker build -t tunegate .`, then docs/operations.md.
-FROM docker.io/library/python:3.11.14-slim-bookworm AS build
+FROM python:3.11.14-slim-bookworm AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
@@ -13,7 +13,7 @@ COPY app app
 RUN /opt/tunegate/bin/pip install . && /opt/tunegate/bin/tunegate --help > /dev/null
 
 
-FROM docker.io/library/python:3.11.14-slim-bookworm
+FROM python:3.11.14-slim-bookworm
 
 LABEL org.opencontainers.image.title="tunegate" \
       org.opencontainers.image.description="An inference gateway for fine-tuned models." \
