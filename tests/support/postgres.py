@@ -9,16 +9,18 @@ import pwd
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import pytest
 
 from tests.support.processes import free_port, stop
 
+T = TypeVar("T")
 START_SECONDS = 30
 USER = "tunegate"
 _numbers = itertools.count()
@@ -86,12 +88,10 @@ def new_database(server_url: str) -> str:
     return f"{server_url}/{name}"
 
 
-def _run_apart(work: Any) -> None:
+def _run_apart(work: Coroutine[Any, Any, T]) -> T:
     """Run in a thread of its own: the caller may be inside a running event loop."""
-    import concurrent.futures
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, work).result()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def _account() -> dict[str, Any]:
@@ -130,6 +130,6 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"PostgreSQL did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
-        if asyncio.run(answers()):
+        if _run_apart(answers()):
             return
         time.sleep(0.05)
