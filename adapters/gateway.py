@@ -150,7 +150,9 @@ class TrainingApi:
     async def events(self, job: str, token: int, events: Sequence[Event]) -> None:
         """Append to the job's log; at most 100 a request."""
         for start in range(0, len(events), 100):
-            await self._ask("POST", f"/jobs/{job}/events", token, content=_json({"events": events[start : start + 100]}))
+            await self._ask(
+                "POST", f"/jobs/{job}/events", token, content=_json({"events": events[start : start + 100]})
+            )
 
     async def download(self, job: str, token: int, file: FileRef, target: Path) -> None:
         """Fetch a file of the job."""
@@ -196,7 +198,9 @@ class TrainingApi:
 
     async def fail(self, job: str, token: int, code: str, message: str, param: str | None) -> None:
         """End the job with an error in words for the tenant."""
-        await self._ask("POST", f"/jobs/{job}/fail", token, content=_json({"code": code, "message": message, "param": param}))
+        await self._ask(
+            "POST", f"/jobs/{job}/fail", token, content=_json({"code": code, "message": message, "param": param})
+        )
 
     async def release(self, job: str, token: int, reason: str) -> None:
         """Give the job back, so that another trainer can have it now."""

@@ -179,6 +179,16 @@ class Topic(_Section):
     words: tuple[str, ...] = Field(min_length=1, description="Any of these, as whole words, case ignored.")
 
 
+class TeacherSettings(_Section):
+    """A chat route that writes synthetic examples: the gateway's own, or any compatible endpoint."""
+
+    base_url: Url = Field(description="Address with its closing /v1.")
+    model: str = Field(description="Route or model name there.")
+    key_env: str = Field(default="TUNEGATE_API_KEY", description="Environment variable with the API key.")
+    temperature: float = Field(default=0.9, ge=0, le=2, description="Higher gives more varied examples.")
+    timeout_seconds: float = Field(default=120.0, gt=0, description="For one answer, in seconds.")
+
+
 class DataSettings(_Section):
     """A data recipe."""
 

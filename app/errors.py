@@ -3,7 +3,9 @@
 GatewayError
 ├── InvalidRequest          400  invalid_request_error
 │   ├── BodyTooLarge        413  request_too_large
-│   └── MethodNotAllowed    405
+│   ├── MethodNotAllowed    405
+│   ├── OutOfRange          416  range_not_satisfiable
+│   └── Damaged             422  digest_mismatch
 ├── Unauthenticated         401  invalid_api_key
 ├── Forbidden               403  permission_denied
 ├── NotFound                404  model_not_found | not_found
@@ -71,6 +73,20 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     code = "method_not_allowed"
+
+
+class OutOfRange(InvalidRequest):
+    """A part of a file was asked for that lies behind its end."""
+
+    status = 416
+    code = "range_not_satisfiable"
+
+
+class Damaged(InvalidRequest):
+    """The bytes that arrived are not those that were announced; sending them again may help."""
+
+    status = 422
+    code = "digest_mismatch"
 
 
 class Unauthenticated(GatewayError):

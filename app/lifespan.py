@@ -35,7 +35,11 @@ from app.backends.provider import HttpBackend
 from app.backends.reply import Replier
 from app.cache.cache import AnswerCache, CacheConfig
 from app.cache.embedder import MiniLM
+from app.cache.forget import Forgetter
+from app.cache.remote import EmbeddingService, RemoteEmbedder
 from app.errors import Unavailable
+from app.interfaces import TokenCounter
+from app.interfaces import Embedder
 from app.observability.correlation import current_trace_id
 from app.observability.metrics import Metrics
 from app.observability.tracing import NoTracing, Tracing, tracing
@@ -46,13 +50,16 @@ from app.recording.recorder import Recorder
 from app.routing.call import Bounds
 from app.routing.prices import PriceList
 from app.routing.routes import Router
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from app.storage.announcements import Announcements
+from app.storage.base_shapes import BaseShapes
 from app.storage.database import database
 from app.storage.embedded_redis import embedded_redis
+from app.storage.janitor import Janitor
 from app.storage.kept_secret import kept_secret
 from app.storage.policy import PolicyReader
 from app.storage.redis import RedisDown, RedisStore
+from app.storage.signatures import Signers
 from app.storage.usage import append_ledger
 from app.types import Reply, Request
 
@@ -98,7 +105,11 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         health = Health(time.monotonic)
         placement = await stack.enter_async_context(
             ReplicaPlacement(
-                settings.all_providers(), settings.all_pools(), usable=health.allows, observe=metrics.adapter
+                settings.all_providers(),
+                settings.all_pools(),
+                breakers=health,
+                served=policy.served,
+                observe=metrics.adapter,
             )
         )
         backend = traces.backend(await stack.enter_async_context(HttpBackend()))
@@ -107,9 +118,24 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         )
         hash_user = _user_hasher(folder)
         admission = RedisAdmission(store, _admission(settings), on_refusal=metrics.refused, hash_user=hash_user)
-        cache = AnswerCache(store, embedder, _cache(settings), on_refusal=metrics.guarded)
+        cache = AnswerCache(
+            store,
+            await _cache_embedder(stack, settings, embedder),
+            _cache(settings),
+            on_refusal=metrics.guarded,
+            on_compared=metrics.compared,
+        )
         flusher = Flusher(
-            store, partial(append_ledger, engine), policy.tenant_ids, write_errors=(SQLAlchemyError, OSError)
+            store,
+            partial(append_ledger, engine),
+            policy.tenant_ids,
+            write_errors=(SQLAlchemyError, OSError),
+            on_lost=metrics.lost,
+        )
+        metrics.watch(
+            policy_age_seconds=lambda: policy.age_seconds,
+            ledger_backlog_entries=lambda: flusher.backlog_entries,
+            breakers=health.states,
         )
         stages = Stages(
             authenticate=authenticator.principal,
@@ -124,7 +150,14 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(_flush_last, flusher)
         stack.push_async_callback(admission.drain)
         stack.push_async_callback(cache.drain)
-        for loop in (policy.run(), announcements.listen(), flusher.run(), placement.run(), _sweep(admission, policy)):
+        for loop in (
+            policy.run(),
+            Janitor(engine, folder / "objects", horizon_seconds=settings.adapters.files_horizon_seconds).run(),
+            announcements.listen(),
+            flusher.run(),
+            placement.run(),
+            _sweep(admission, policy, metrics),
+        ):
             stack.push_async_callback(_stopped, asyncio.create_task(loop))
         yield Gateway(
             settings=settings,
@@ -132,7 +165,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             authenticator=authenticator,
             tracing=traces,
             policy=policy,
-            admin=_admin(settings, folder, engine, announcements, flusher),
+            admin=_admin(settings, folder, engine, announcements, flusher, Forgetter(store, policy.tenant_ids)),
             metrics=metrics,
             checks={
                 "redis": partial(_redis_answers, store),
@@ -162,7 +195,9 @@ def _data_folder(settings: Settings) -> Path:
 @asynccontextmanager
 async def _redis(settings: Settings, folder: Path, metrics: Metrics) -> AsyncIterator[RedisStore]:
     async with AsyncExitStack() as stack:
-        url = settings.redis_url or await stack.enter_async_context(embedded_redis(folder / "redis"))
+        url = settings.redis_url
+        if url is None:
+            url = await stack.enter_async_context(embedded_redis(folder / "redis"))
         timeout = settings.redis_timeout_ms / 1000
         connected = RedisStore.connect(url, operation_timeout_seconds=timeout, on_error=metrics.redis_failed)
         yield await stack.enter_async_context(connected)
@@ -181,7 +216,23 @@ async def _embedder(stack: AsyncExitStack, settings: Settings, folder: Path) -> 
     return embedder
 
 
-def _counter(embedder: MiniLM | None) -> Callable[[str], int]:
+async def _cache_embedder(stack: AsyncExitStack, settings: Settings, own: MiniLM | None) -> Embedder | None:
+    """The service that the settings name, else the model in this process."""
+    chosen = settings.cache.embedder
+    if chosen is None or own is None:
+        return own
+    addresses = {name: (provider.base_url, provider.api_key) for name, provider in settings.all_providers().items()}
+    addresses |= {name: (pool.replicas[0], pool.api_key) for name, pool in settings.all_pools().items()}
+    if chosen.upstream not in addresses:
+        raise SettingsError(
+            f"cache.embedder.upstream: '{chosen.upstream}' is no provider or pool of this configuration"
+        )
+    base_url, api_key = addresses[chosen.upstream]
+    service = EmbeddingService(base_url, chosen.model, chosen.dimensions, api_key, chosen.timeout_seconds)
+    return await stack.enter_async_context(RemoteEmbedder.open(service))
+
+
+def _counter(embedder: MiniLM | None) -> TokenCounter:
     return approximate_tokens if embedder is None else embedder.count_tokens
 
 
@@ -191,7 +242,14 @@ def _admission(settings: Settings) -> AdmissionConfig:
 
 
 def _cache(settings: Settings) -> CacheConfig:
-    return CacheConfig(settings.cache.max_scopes, settings.cache.max_entries_per_scope)
+    chosen = settings.cache
+    return CacheConfig(
+        max_scopes=chosen.max_scopes,
+        max_entries_per_scope=chosen.max_entries_per_scope,
+        max_entries_per_tenant=chosen.max_entries_per_tenant,
+        max_answer_bytes=chosen.max_answer_bytes,
+        every_caller_pays=chosen.coalesced_callers_pay == "each",
+    )
 
 
 def _prices(settings: Settings) -> PriceList:
@@ -215,7 +273,12 @@ def _user_hasher(folder: Path) -> Callable[[str, str], str]:
 
 
 def _admin(
-    settings: Settings, folder: Path, engine: AsyncEngine, announcements: Announcements, flusher: Flusher
+    settings: Settings,
+    folder: Path,
+    engine: AsyncEngine,
+    announcements: Announcements,
+    flusher: Flusher,
+    forgetter: Forgetter,
 ) -> AdminServices:
     given = settings.admin_key
     return AdminServices(
@@ -227,15 +290,24 @@ def _admin(
         prices=_prices(settings),
         changed=announcements.changed,
         flush=flusher.flush_once,
+        forget_answers=forgetter.forget,
+        signers=_signers(settings),
+        bases={name: BaseShapes.read(path) for name, path in settings.adapters.bases.items()},
     )
 
 
-async def _sweep(admission: RedisAdmission, policy: PolicyReader) -> None:
+def _signers(settings: Settings) -> Signers:
+    keys = {name: bytes.fromhex(key) for name, key in settings.adapters.trusted_signers.items()}
+    return Signers(keys, settings.adapters.require_signature)
+
+
+async def _sweep(admission: RedisAdmission, policy: PolicyReader, metrics: Metrics) -> None:
     """Charge what has run out of its lease, of tenants that send nothing too."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
-            await admission.sweep(policy.tenant_ids())
+            held = await admission.sweep(policy.tenant_ids())
+            metrics.outstanding(held.reservations, held.microusd)
         except (RedisDown, ResponseError) as exc:
             _logger.warning("leases_not_swept", error=type(exc).__name__)
 

@@ -108,7 +108,7 @@ async def _metrics(settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
         return
 
     async def render(request: web.Request) -> web.Response:
-        body, content_type = metrics.render(request.headers.get("accept"))
+        body, content_type = await metrics.scrape(request.headers.get("accept"))
         return web.Response(body=body, headers={"content-type": content_type})
 
     site = web.Application()

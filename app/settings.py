@@ -20,6 +20,8 @@ from app.types import Pool, Price, Provider
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")]
+Source = Annotated[str, Field(pattern=r"^(https?://[^\s/]+(/[^\s]*)?|dns://[^\s/:]+:\d+|k8s://[^\s/]+/[^\s/:]+:\d+)$")]
+HexKey = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -66,10 +68,23 @@ class PoolSettings(_Section):
     """vLLM servers that serve the same base model and exchange LoRA adapters at run time."""
 
     name: Name = Field(description="The name that routes use.")
-    replicas: list[Url] = Field(min_length=1, description="One address per vLLM server.")
+    replicas: list[Source] = Field(
+        min_length=1,
+        description="One address per vLLM server; or dns://name:port, or k8s://namespace/service:port, to find them.",
+    )
     base_model: str = Field(default="base", description="The base model's served name on these servers.")
     max_loras: int = Field(default=1, ge=1, description="vLLM's --max-loras: adapters per batch.")
     max_cpu_loras: int = Field(default=1, ge=1, description="vLLM's --max-cpu-loras: adapters kept in host memory.")
+    max_lora_rank: int | None = Field(
+        default=None, ge=1, le=512, description="vLLM's --max-lora-rank; adapters of a higher rank go to another pool."
+    )
+    family: Name | None = Field(
+        default=None, description="Pools of one family serve the same base model with different largest ranks."
+    )
+    keep_warm: list[Name] = Field(default_factory=list, description="Tenants whose adapters are loaded before a call.")
+    check_effect: bool = Field(
+        default=True, description="Before its first call, an adapter must answer otherwise than the base model."
+    )
     api_key: SecretStr | None = Field(default=None, description="vLLM's --api-key, when it has one.")
     connect_timeout_seconds: Seconds = Field(default=2.0, description="To open a connection, in seconds.")
     first_byte_timeout_seconds: Seconds = Field(default=120.0, description="Until the answer starts, in seconds.")
@@ -79,9 +94,10 @@ class PoolSettings(_Section):
 
     def value(self) -> Pool:
         """The same as a plain value for the stages."""
-        fields = self.model_dump(exclude={"api_key", "replicas"})
+        fields = self.model_dump(exclude={"api_key", "replicas", "keep_warm"})
         key = self.api_key.get_secret_value() if self.api_key else None
-        return Pool(**fields, replicas=tuple(url.rstrip("/") for url in self.replicas), api_key=key)
+        urls = tuple(url.rstrip("/") for url in self.replicas)
+        return Pool(**fields, replicas=urls, keep_warm=frozenset(self.keep_warm), api_key=key)
 
 
 class PriceSettings(_Section):
@@ -129,12 +145,48 @@ class Admission(_Section):
     max_choices: int = Field(default=8, ge=1, le=128, description="Largest `n` that is accepted.")
 
 
+class EmbedderSettings(_Section):
+    """An embedding service in place of MiniLM; the texts of cached routes are sent to it."""
+
+    upstream: Name = Field(description="The provider or pool whose /v1/embeddings is used.")
+    model: str = Field(description="The embedding model's name there.")
+    dimensions: int = Field(ge=8, le=8192, description="How long its vectors are.")
+    timeout_seconds: Seconds = Field(default=2.0, description="For one request of it, in seconds.")
+
+
 class CacheSettings(_Section):
     """The cache's own sizes; whether a route uses it is said on the route."""
 
     max_scopes: int = Field(default=1024, ge=1, description="Scopes whose vectors are kept in memory per process.")
     max_entries_per_scope: int = Field(default=10_000, ge=1, description="Answers kept per scope.")
+    max_entries_per_tenant: int = Field(
+        default=50_000, ge=1, description="Vectors of one tenant in memory per process; least recently used scopes go."
+    )
+    max_answer_bytes: int = Field(default=1024 * 1024, ge=1, description="Largest answer that is kept.")
+    coalesced_callers_pay: Literal["first", "each"] = Field(
+        default="first",
+        description="Of identical calls answered by one upstream call, the first to get its answer pays, or each.",
+    )
     semantic: bool = Field(default=True, description="False leaves the sentence embedder unloaded: exact answers only.")
+    embedder: EmbedderSettings | None = Field(
+        default=None, description="A provider or pool that embeds; none uses MiniLM in this process."
+    )
+
+
+class AdapterSettings(_Section):
+    """What an adapter must be before it is registered, and how long its files stay after it is retired."""
+
+    bases: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Base model's name in adapter_config.json to its config.json; with any, others are refused.",
+    )
+    trusted_signers: dict[Name, HexKey] = Field(
+        default_factory=dict, description="Names of signers to their ed25519 public keys, 64 hexadecimal digits."
+    )
+    require_signature: bool = Field(default=False, description="Refuse adapters that no trusted signer signed.")
+    files_horizon_seconds: float = Field(
+        default=86_400.0, ge=60, description="How long a retired version's files stay, in seconds."
+    )
 
 
 class Telemetry(_Section):
@@ -182,6 +234,7 @@ class Settings(BaseSettings):
     providers: list[ProviderSettings] = Field(default_factory=list, description="OpenAI-compatible services.")
     pools: list[PoolSettings] = Field(default_factory=list, description="vLLM pools.")
     prices: Pricing = Field(default=Pricing(), description="What upstream models cost.")
+    adapters: AdapterSettings = Field(default=AdapterSettings(), description="Rules for adapters.")
     admission: Admission = Field(default=Admission(), description="Leases and estimates.")
     cache: CacheSettings = Field(default=CacheSettings(), description="Sizes of the answer cache.")
     telemetry: Telemetry = Field(default=Telemetry(), description="Logs and traces.")

@@ -20,6 +20,8 @@ class Operation(StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     MODELS = "models"
+    FILES = "files"
+    FINE_TUNING = "fine_tuning"
 
 
 class AccountKind(StrEnum):
@@ -68,8 +70,8 @@ class CacheStatus(StrEnum):
 class Limits:
     """What one account may use; `None` means no limit of that kind.
 
-    A burst is what may come at once (a whole minute's worth unless said). The breaker opens when a budget is spent, when
-    a minute's spend would pass `spend_per_minute_microusd`, or `spend_surge_percent` of the last hour's usual minute.
+    A burst is what may come at once (a whole minute's worth unless said). The breaker opens when a budget is spent, or
+    when a minute's spend passes `spend_per_minute_microusd` or `spend_surge_percent` of the last hour's usual minute.
     """
 
     requests_per_minute: int | None = None
@@ -84,7 +86,7 @@ class Limits:
     budget_total_microusd: int | None = None
     spend_per_minute_microusd: int | None = None
     spend_surge_percent: int | None = None
-    breaker: BreakerPolicy = BreakerPolicy.BLOCK
+    breaker: BreakerPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,24 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitRule:
+    """Limits of a user, or of anybody for one route; `subject=None` is each of that kind, on its own.
+
+    A user's subject is its keyed hash, never its name.
+    """
+
+    kind: AccountKind
+    subject: str | None
+    route: str | None
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling, proved: tenant, team, key, what it may do, and every account it is charged to."""
+    """Who is calling, proved: tenant, team, key, what it may do, and every account it is charged to.
+
+    `rules` are the further limits that may concern its calls, by user and by route.
+    """
 
     tenant_id: str
     team_id: str | None
@@ -107,6 +125,7 @@ class Principal:
     operations: frozenset[Operation]
     routes: frozenset[str] | None
     accounts: tuple[Account, ...]
+    rules: tuple[LimitRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +180,7 @@ class CachePolicy:
 
     exact: bool = False
     semantic: bool = False
-    threshold: float = 0.92
+    threshold: float = 0.84
     ttl_seconds: int = 3600
     verify_share: float = 0.01
     false_hit_budget: float = 0.001
@@ -366,16 +385,27 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """vLLM replicas that serve one base model; sizes are vLLM's own `--max-loras` and `--max-cpu-loras`."""
+    """vLLM replicas that serve one base model; sizes are vLLM's own flags.
+
+    Pools of one `family` serve the same base model with different largest ranks, for a slot costs the largest rank.
+    """
 
     name: str
     replicas: tuple[str, ...]
     base_model: str
     max_loras: int = 1
     max_cpu_loras: int = 1
+    max_lora_rank: int | None = None
+    family: str | None = None
+    keep_warm: frozenset[str] = frozenset()
+    check_effect: bool = True
     api_key: str | None = field(default=None, repr=False)
     connect_timeout_seconds: float = 2.0
     first_byte_timeout_seconds: float = 120.0
     idle_timeout_seconds: float = 60.0
     total_timeout_seconds: float = 600.0
     load_timeout_seconds: float = 30.0
+
+    def can_serve(self, version: AdapterVersion) -> bool:
+        """Whether an adapter of this rank fits into the pool's slots; unknown slots are believed to fit."""
+        return self.max_lora_rank is None or version.rank <= self.max_lora_rank

@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make_models", description="Make the tiny base model and its adapters.")
     parser.add_argument("--out", type=Path, required=True, help="folder for base/, adapters/ and manifest.json")
     parser.add_argument("--base-steps", type=int, default=1500, help="optimizer steps of the base model")
-    parser.add_argument("--adapter-steps", type=int, default=250, help="optimizer steps of each adapter")
+    parser.add_argument("--adapter-steps", type=int, default=150, help="optimizer steps of each adapter")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     chosen = parser.parse_args()
 

@@ -156,7 +156,7 @@ def _train(model: Any, plan: Plan, voice: str, *, steps: int, rate: float) -> fl
         schedule.step()
         optimizer.zero_grad()
         mean = loss.item() if step == 0 else 0.95 * mean + 0.05 * loss.item()
-        if step % 25 == 0 or step == steps - 1:
+        if step % 50 == 0 or step == steps - 1:
             print(f"{voice}: step {step + 1}/{steps} loss {mean:.4f}", file=sys.stderr, flush=True)
     if not math.isfinite(mean):
         raise FloatingPointError(f"the training of {voice} has diverged")

@@ -41,6 +41,7 @@ _DEVICE = re.compile(
 )
 _AFTER_CLOSING = 8
 _SIGNATURE_LINE = 70
+_SENTENCE_WORDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,16 @@ def clean(text: str, rules: Cleaning, counts: Counter[str]) -> str:
     lines = [line.strip() for line in normalize(text).splitlines()]
     if rules.quotes:
         lines = _kept("cleaned:quote", lines, _without_quotes(lines), counts)
+    while lines and not lines[-1]:
+        lines.pop()
     if rules.signatures:
         lines = _kept("cleaned:signature", lines, _without_signature(lines), counts)
     text = "\n".join(lines)
     if rules.urls != "keep":
         text, found = _URL.subn("[URL]" if rules.urls == "mark" else "", text)
         counts["cleaned:url"] += found
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip() for line in text.split("\n"))).strip()
+    lines = [_SPACES.sub(" ", line).strip() for line in text.split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def normalize(text: str) -> str:
@@ -127,5 +131,6 @@ def _without_signature(lines: list[str]) -> list[str]:
 
 
 def _looks_signed(line: str) -> bool:
-    """Say whether a line can stand under a closing formula: short, and no sentence."""
-    return len(line) <= _SIGNATURE_LINE and not line.endswith(("?", "!", ":")) and not re.search(r"[a-z]{2}\.$", line)
+    """Say whether a line can stand under a closing formula: short, and no sentence (a full stop after five words)."""
+    sentence = line.endswith(".") and len(line.split()) >= _SENTENCE_WORDS
+    return len(line) <= _SIGNATURE_LINE and not line.endswith(("?", "!", ":")) and not sentence

@@ -83,6 +83,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
             where = {"address": self.address} if self.address else {"num_cpus": self.cpus, "include_dashboard": False}
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
             ray.data.DataContext.get_current().enable_progress_bars = False
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
         return self
 
     def __exit__(

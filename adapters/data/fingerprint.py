@@ -25,7 +25,7 @@ from adapters.errors import MissingLibraryError
 from adapters.types import Example
 
 GRAM = 5
-_SEED = 1
+PERMUTATION_SEED = 1
 _FNV_PRIME = np.uint32(0x01000193)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATION = re.compile(r"\b(?:not|no|never|without|cannot|nicht|kein|pas|sin)\b|n['\u2019]t\b")
@@ -75,13 +75,13 @@ class Fingerprint:
 
 def signing(permutations: int, threshold: float) -> Signing:
     """Ask datasketch for the bands that fit a threshold best (equal weight to misses and false candidates)."""
-    lsh = _datasketch().MinHashLSH(threshold=threshold, num_perm=permutations)
+    lsh = minhash_library().MinHashLSH(threshold=threshold, num_perm=permutations)
     return Signing(permutations, lsh.b, lsh.r)
 
 
 def normal(text: str) -> str:
     """Give lower-case words with single spaces, what two texts that only look different share; without words, all."""
-    return " ".join(_WORDS.findall(text.casefold())) or text
+    return " ".join(_WORDS.findall(text.casefold()) or text.casefold().split())
 
 
 def exact_hashes(examples: Sequence[Example]) -> NDArray[np.uint64]:
@@ -92,9 +92,11 @@ def exact_hashes(examples: Sequence[Example]) -> NDArray[np.uint64]:
 
 def signatures_of(texts: Iterable[str], permutations: int) -> Iterator[NDArray[np.uint32]]:
     """Give datasketch's MinHash values of each normalized text."""
-    library, parameters = _datasketch(), _permutations(permutations)
+    library, parameters = minhash_library(), _permutations(permutations)
     for text in texts:
-        minhash = library.MinHash(permutations, _SEED, hashfunc=int, permutations=parameters, scheme="affine32")
+        minhash = library.MinHash(
+            permutations, PERMUTATION_SEED, hashfunc=int, permutations=parameters, scheme="affine32"
+        )
         minhash.update_batch(grams(text))
         yield minhash.hashvalues
 
@@ -149,10 +151,11 @@ def _none(how: Signing) -> NDArray[np.uint32]:
 
 @lru_cache(maxsize=2)
 def _permutations(count: int) -> Any:
-    return _datasketch().MinHash(num_perm=count, seed=_SEED).permutations
+    return minhash_library().MinHash(num_perm=count, seed=PERMUTATION_SEED).permutations
 
 
-def _datasketch() -> Any:
+def minhash_library() -> Any:
+    """Give datasketch, loaded when it is first needed."""
     try:
         import datasketch
     except ImportError as exc:

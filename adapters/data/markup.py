@@ -57,7 +57,7 @@ class _Text(HTMLParser):
             self._hidden.pop()
         elif not _known(tag):
             self.handle_data(f"</{tag}>")
-        elif tag in _BLOCKS:
+        elif tag in _BLOCKS and tag not in _VOID:
             self.pieces.append("\n")
 
     def handle_data(self, data: str) -> None:

@@ -31,7 +31,8 @@ _CARD_LENGTHS = range(13, 20)
 _CARD_FIRST = frozenset("23456")  # Mastercard 2 and 5, Amex, Diners and JCB 3, Visa 4, Discover and Maestro 5 and 6
 _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=[\s.\-]{0,2}[A-Za-z0-9])")
 _REFERENCE = re.compile(
-    r"(?:order|ticket|case|invoice|serial|reference|ref|tracking|#)\W{0,3}(?:\w{2,6}\W{1,2})?$", re.IGNORECASE
+    r"(?:\b(?:order|ticket|case|invoice|serial|reference|ref|tracking|article)|#)(?:\W{1,3}\w{1,8}){0,2}\W{0,3}$",
+    re.IGNORECASE,
 )
 _PHONE_HINT = re.compile(r"[+(]?(?:\d[\s().\-/+]{0,3}){7,}")
 _BEFORE = 40

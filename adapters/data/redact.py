@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from adapters.types import Example, FunctionCall, Message, Role, ToolCall
 
 _LETTERS = "bcdfghjkmnpqrstvwxz"  # consonants: never a word, never a number, never an IBAN
 _LENGTH = 6
+_STAND_IN = re.compile(rf"\[[A-Z]+-[{_LETTERS}]{{{_LENGTH}}}\]")
 
 Finder = Callable[[str], Sequence[Found]]
 
@@ -63,12 +65,21 @@ class Redactor:
         return msgspec.structs.replace(message, content=content, name=name, tool_calls=calls)
 
     def text(self, text: str, counts: Counter[str]) -> str:
-        """Redact one text and count what was found, by kind."""
+        """Redact one text and count what was found, by kind.
+
+        A finding can hide its neighbour (a telephone number right before a card), so it is looked again until there is
+        nothing more to find.
+        """
+        while found := apart(one for one in self.find(text) if not _touches_stand_in(text, one)):
+            text = self._replace(text, found, counts)
+        return text
+
+    def _replace(self, text: str, found: Sequence[Found], counts: Counter[str]) -> str:
         pieces, end = [], 0
-        for found in apart(self.find(text)):
-            pieces += [text[end : found.start], self._stand_in(found.kind, found.value)]
-            end = found.end
-            counts[f"redacted:{found.kind}"] += 1
+        for one in found:
+            pieces += [text[end : one.start], self._stand_in(one.kind, one.value)]
+            end = one.end
+            counts[f"redacted:{one.kind}"] += 1
         return "".join([*pieces, text[end:]])
 
     def _call(self, call: ToolCall, counts: Counter[str]) -> ToolCall:
@@ -107,6 +118,11 @@ def apart(found: Iterable[Found]) -> list[Found]:
         else:
             joined.append(one)
     return joined
+
+
+def _touches_stand_in(text: str, found: Found) -> bool:
+    """Say whether a model took a stand-in for a name; what is left to find shrinks, so looking again ends."""
+    return any(one.start() < found.end and one.end() > found.start for one in _STAND_IN.finditer(text))
 
 
 @lru_cache(maxsize=2)

@@ -67,6 +67,6 @@ def _statement(engine: Engine, source: SourceSettings, after: int | str | None) 
     else:
         origin = f"({(source.query or '').strip().rstrip(';')}) AS source"
     key = quote(source.columns.id or "")
-    order = [key, *([quote(source.columns.created_at)] if source.columns.created_at else [])]
+    turns = [quote(source.columns.created_at)] if source.shape == "thread" and source.columns.created_at else []
     where = "" if after is None else f" WHERE {key} > :after"
-    return text(f"SELECT * FROM {origin}{where} ORDER BY {', '.join(order)}")  # noqa: S608  # quoted names, bound values
+    return text(f"SELECT * FROM {origin}{where} ORDER BY {', '.join([key, *turns])}")  # noqa: S608  # quoted names, bound values

@@ -171,6 +171,19 @@ def digest(*parts: str) -> str:
     return state.hexdigest()
 
 
+def after(*steps: Step) -> Step:
+    """Give the step that does these one after the other."""
+
+    def chained(batch: Sequence[Example]) -> Outcome:
+        total = Outcome(list(batch))
+        for step in steps:
+            outcome = step(total.kept)
+            total = Outcome(outcome.kept, total.drops + outcome.drops, total.counts + outcome.counts)
+        return total
+
+    return chained
+
+
 @dataclass(frozen=True, slots=True)
 class MapPart:
     """Run a step over one part: what an engine sends to its workers."""

@@ -1,7 +1,7 @@
 """A finished adapter on disk: two PEFT files and the manifest, which is written last.
 
 The folder is built under a temporary name and renamed, so a folder with the final name is whole. The identity is a hash
-over the two files, never over their packaging (see docs/training-api.md, "Complete").
+over the two files, never over their packaging.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ from adapters.training.servable import CONFIG_FILE, WEIGHTS_FILE
 from adapters.types import AdapterFile, AdapterManifest
 
 MANIFEST_FILE = "manifest.json"
+_BLOCK = 1 << 20
 _ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 def adapter_sha256(folder: Path) -> str:
-    """The content address of an adapter: SHA-256 over name and hash of its two files."""
-    lines = "".join(f"{name} {file_sha256(folder / name)}\n" for name in _ADAPTER_FILES)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """The content address of an adapter, as the gateway's store computes it (docs/training-api.md, "Complete")."""
+    total = hashlib.sha256(b"tunegate-adapter\0")
+    for name in _ADAPTER_FILES:
+        total.update((folder / name).stat().st_size.to_bytes(8, "big"))
+        with (folder / name).open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                total.update(block)
+    return total.hexdigest()
 
 
 def version_id(tenant: str, name: str, sha256: str) -> str:

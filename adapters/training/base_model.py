@@ -87,11 +87,11 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         text = opened.read(size) if size <= _HEADER_LIMIT else b""
     try:
         header = json.loads(text)
-    except ValueError as exc:
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BaseNotFound(
             f"base model {file.parent}: {file.name} is cut off or not safetensors", param="base"
         ) from exc
-    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _linear(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:

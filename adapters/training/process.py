@@ -10,8 +10,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -59,7 +59,8 @@ class TrainingProcess:
     def kill(self) -> None:
         """End the process and all its ranks at once."""
         if self._process.returncode is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended, and the loop has not been told yet
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def check(self) -> None:
         """Raise what the process wrote down as its reason, when it ended badly."""
@@ -78,15 +79,13 @@ class TrainingProcess:
 
 
 @asynccontextmanager
-async def training(plan: TrainingPlan) -> AsyncIterator[TrainingProcess]:
-    """Start a training; leaving the block by any door ends it."""
+async def training(plan: TrainingPlan, program: Sequence[str] = ()) -> AsyncIterator[TrainingProcess]:
+    """Start a training by `program PLAN` (this package's own by default); leaving the block by any door ends it."""
     plan_file, log = write_plan(plan), plan.folder / "training.log"
     plan.error_file.unlink(missing_ok=True)
     with log.open("ab") as opened:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "adapters.training",
+            *(program or (sys.executable, "-m", "adapters.training")),
             str(plan_file),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=opened,

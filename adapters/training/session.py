@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.training.arguments import planned_steps, training_arguments
 from adapters.training.artifact import read_manifest, settle
 from adapters.training.callbacks import Interrupt, step_callback
 from adapters.training.checkpoints import newest
-from adapters.training.errors import Refused, StorageFull
+from adapters.training.errors import StorageFull
 from adapters.training.lineage import manifest_for
 from adapters.training.model import adapter_config, load_base, load_tokenizer, quiet, to_bfloat16
-from adapters.training.arguments import planned_steps, training_arguments
 from adapters.training.plan import TrainingPlan
 from adapters.training.preflight import Checked, Machine, check
 from adapters.training.progress import Progress, ProgressWriter
@@ -59,10 +59,7 @@ def _examples(plan: TrainingPlan, checked: Checked, tokenizer: Any) -> Examples:
     data = checked.recipe.data
     template = marked_template(tokenizer, data.chat_template) if data.assistant_only_loss else None
     train = tokenize(tokenizer, template, read_chat(Path(plan.train_file)), data.max_tokens)
-    if train.too_long and len(train.rows) < data.min_examples:
-        told = f"training_file: {train.too_long} examples are longer than data.max_tokens {data.max_tokens}"
-        raise Refused(f"{told}; {len(train.rows)} remain, {data.min_examples} are needed", param="data.max_tokens")
-    check_count(len(train.rows), data.min_examples)
+    check_count(len(train.rows), data.min_examples, too_long=train.too_long, max_tokens=data.max_tokens)
     if template is not None:
         fits = (line for _, line in read_chat(Path(plan.train_file)))
         first = next(line for line in fits if tokenize(tokenizer, template, [(0, line)], data.max_tokens).rows)

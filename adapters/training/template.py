@@ -141,7 +141,7 @@ def _lies_on(tokenizer: Any, ids: list[int], mask: list[int], said: list[str]) -
             runs[-1].append(token)
     texts = [tokenizer.decode(run) for run in runs]
     return len(runs) == len(said) and all(
-        text.startswith(words) and len(text) > len(words) for text, words in zip(texts, said, strict=True)
+        text.lstrip().startswith(words) and len(text.strip()) > len(words) for text, words in zip(texts, said, strict=True)
     )
 
 

@@ -25,7 +25,7 @@ def read_tensors(file: Path) -> dict[str, numpy.ndarray[Any, Any]]:
         header = json.loads(data[8 : 8 + size])
         body = memoryview(data)[8 + size :]
         return {name: _array(entry, body) for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise NotServable(f"{file.name} is cut off or not safetensors") from exc
 
 

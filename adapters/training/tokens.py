@@ -61,11 +61,12 @@ def count_lines(path: Path) -> int:
         return sum(1 for line in opened if line.strip())
 
 
-def check_count(have: int, need: int) -> None:
+def check_count(have: int, need: int, *, too_long: int = 0, max_tokens: int = 0) -> None:
     """Refuse to train on next to nothing."""
     if have < need:
+        left_out = f" ({too_long} more are longer than data.max_tokens {max_tokens})" if too_long else ""
         raise TooFewExamples(
-            f"training_file: {have} examples are too few, {need} are needed (data.min_examples); add more examples",
+            f"training_file: {have} examples are too few, {need} are needed (data.min_examples){left_out}; add more examples",
             param="training_file",
         )
 

@@ -125,7 +125,7 @@ class Job:
         if read_manifest(plan.adapter) is not None:
             return
         await self._take_up(plan)
-        async with training(plan) as process:
+        async with training(plan, self.settings.program) as process:
             self.lease.process = process
             try:
                 async for news in process.steps(self.settings.progress_seconds):

@@ -35,6 +35,9 @@ class TrainerSettings(_Section):
     poll_seconds: int = Field(default=20, ge=0, le=30, description="How long one question for a job may wait, in s.")
     progress_seconds: float = Field(default=1.0, gt=0, description="How often the training's progress is read, in s.")
     stop_seconds: float = Field(default=60.0, gt=0, description="How long a training may take to save and stop, in s.")
+    program: tuple[str, ...] = Field(
+        default=(), description="Starts a training, with the plan's path behind it; default: this Python's own."
+    )
     characters_max: int = Field(default=100_000, ge=1, description="Longest message of an uploaded file.")
 
     def trainer_secret(self) -> str:

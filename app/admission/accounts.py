@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from app.types import Account, AccountKind, BreakerPolicy
+from app.types import Account, AccountKind, BreakerPolicy, LimitRule, Principal
 
 REMEMBERED = 4096
 USER_TTL_SECONDS = 40 * 86_400  # users come and go by the million; a month's budget outlives its month
@@ -58,6 +58,26 @@ class Accounts:
         return made
 
 
+def accounts_of(principal: Principal, route: str, user: str | None) -> tuple[Account, ...]:
+    """Every account that a call of this route is charged to; `user` is the caller's user as a keyed hash."""
+    if not principal.rules:
+        return principal.accounts
+    names = {account.kind: account.id for account in principal.accounts}
+    if user is not None:
+        names[AccountKind.USER] = user
+    more = {
+        (rule.kind, rule.route): Account(rule.kind, names[rule.kind], rule.limits, rule.route)
+        for rule in sorted(principal.rules, key=_most_special_last)
+        if rule.route in (None, route) and rule.kind in names and rule.subject in (None, names[rule.kind])
+    }
+    return (*principal.accounts, *more.values())
+
+
+def _most_special_last(rule: LimitRule) -> bool:
+    """One named subject's rule goes before the rule for each of its kind."""
+    return rule.subject is not None
+
+
 def rendered(tenant_id: str, accounts: tuple[Account, ...]) -> Rendered:
     """Keys and limits of these accounts."""
     limits = msgspec.json.encode([_limits(account) for account in accounts])
@@ -86,8 +106,8 @@ def _limits(account: Account) -> dict[str, str | int]:
     if account.route is not None:
         made["route"] = account.route
     made |= {short: value for name, short in _NAMES.items() if (value := getattr(limits, name)) is not None}
-    if limits.breaker is not BreakerPolicy.BLOCK:
-        made["policy"] = limits.breaker.value
+    if limits.breaker not in (None, BreakerPolicy.BLOCK):
+        made["policy"] = str(limits.breaker)
     if account.kind is AccountKind.USER and limits.budget_total_microusd is None:
         made["ttl"] = USER_TTL_SECONDS
     return made

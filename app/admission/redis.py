@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 from redis.exceptions import ResponseError
 
-from app.admission.accounts import Accounts, Rendered, account_key, leases_key, reservation_key
+from app.admission.accounts import Accounts, Rendered, account_key, accounts_of, leases_key, reservation_key
 from app.admission.estimate import OutputEstimator
 from app.admission.lost import lost_entry
 from app.admission.pricing import dearest_microusd
@@ -127,7 +127,7 @@ class RedisAdmission:
         if reply[0] == TAKEN_BACK:
             raise Unavailable("This request was given up before it could be admitted; send it again.")
         if reply[0] == REFUSED:
-            raise self._refusal(principal.accounts, reply)
+            raise self._refusal(ask.accounts.accounts, reply)
         chosen, entry = (choice.cheaper, ask.cheaper) if reply[DEGRADED] else (choice, ask.lost)
         return HeldReservation(
             admission=self,
@@ -168,7 +168,7 @@ class RedisAdmission:
         if entry.outcome is Outcome.OK and entry.completion_tokens:
             self._estimator.learn(_learning(entry.tenant_id, entry.route), entry.completion_tokens)
         try:
-            await self._settle_once(held, entry)
+            await self._settle_once(held, entry, impatient=True)
         except (RedisDown, ResponseError, asyncio.CancelledError) as exc:
             # Whether the script ran is unknown; it is idempotent, so it is simply run again, by a task of our own.
             self._in_background(self._until_heard(lambda: self._settle_once(held, entry)))
@@ -196,9 +196,12 @@ class RedisAdmission:
     def _ask(self, principal: Principal, call: Call, choice: Choice, request_id: str) -> _Ask:
         tenant = principal.tenant_id
         held = self._estimate(principal, call, choice)
-        accounts = self._accounts.render(tenant, principal.accounts)
-        lost = self._lost(principal, call, choice, request_id, held)
-        cheaper = None if choice.cheaper is None else self._lost(principal, call, choice.cheaper, request_id, held)
+        user = self._hash_user(tenant, call.user) if call.user else None
+        accounts = self._accounts.render(tenant, accounts_of(principal, choice.route.name, user))
+        lost = self._lost(principal, call, choice, request_id, held, user)
+        cheaper = None
+        if choice.cheaper is not None:
+            cheaper = self._lost(principal, call, choice.cheaper, request_id, held, user)
         keys = [reservation_key(tenant, request_id), leases_key(tenant), stream_key(tenant), *accounts.keys]
         args: Arguments = [
             request_id, held.total_tokens, lost.cost_microusd, self._config.lease_seconds * 1000, encode(lost),
@@ -214,9 +217,10 @@ class RedisAdmission:
         one = self._estimator.estimate(_learning(principal.tenant_id, choice.route.name), ceiling)
         return Usage(call.prompt_tokens_estimate, one * call.choices, estimated=True)
 
-    def _lost(self, principal: Principal, call: Call, choice: Choice, request_id: str, held: Usage) -> LedgerEntry:
+    def _lost(
+        self, principal: Principal, call: Call, choice: Choice, request_id: str, held: Usage, user: str | None
+    ) -> LedgerEntry:
         cost = dearest_microusd((target.price for target in choice.targets), held)
-        user = self._hash_user(principal.tenant_id, call.user) if call.user else None
         return lost_entry(principal, call, choice, request_id, held, cost=cost, user_hash=user)
 
     def _refusal(self, accounts: Sequence[Account], reply: Sequence[bytes | int]) -> Exception:
@@ -225,12 +229,12 @@ class RedisAdmission:
         self._on_refusal(account.kind.value, limit)
         return refusal(account, limit, wait_ms=int(reply[3]), allowed=int(reply[4]), used=int(reply[5]))
 
-    async def _settle_once(self, held: HeldReservation, entry: LedgerEntry) -> None:
+    async def _settle_once(self, held: HeldReservation, entry: LedgerEntry, *, impatient: bool = False) -> None:
         tenant, request_id = entry.tenant_id, entry.request_id
         tokens, cost, payload = entry.prompt_tokens + entry.completion_tokens, entry.cost_microusd, encode(entry)
         reservation = reservation_key(tenant, request_id)
         keys = [reservation, leases_key(tenant), stream_key(tenant)]
-        done = await self._store.run(self._settle, keys, [request_id, tokens, cost, payload])
+        done = await self._store.run(self._settle, keys, [request_id, tokens, cost, payload], impatient=impatient)
         if done == UNKNOWN:
             keys = [reservation, stream_key(tenant), *held.accounts.keys]
             await self._store.run(self._charge, keys, [tokens, cost, payload, held.accounts.limits])

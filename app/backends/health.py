@@ -69,6 +69,10 @@ class Health:
             return State.CLOSED
         return State.HALF_OPEN if now >= breaker.due_at else State.OPEN
 
+    def states(self) -> dict[str, State]:
+        """Every upstream that has failed at least once, and where its breaker stands."""
+        return {key: self.state(key) for key in self._breakers}
+
     def allows(self, key: str) -> bool:
         """Whether to send a call there, if there is a choice."""
         return self.state(key) is not State.OPEN

@@ -8,7 +8,6 @@ is cancelled only stops waiting. Texts are cut at 256 tokens, as the model was t
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +17,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from app.cache.batching import Batcher
 from app.cache.minilm import DIMENSIONS, GRAPH_REVISION, MAX_TOKENS, ensure_graph, model_files
 from app.interfaces import EmbedderFailed
 
 MAX_BATCH_TOKENS = 4096  # padded tokens of one run of the graph; bounds memory when a caller sends hundreds of texts
-
-Waiting = tuple[list[str], asyncio.Future[NDArray[np.float32]]]
 
 
 class MiniLM:
@@ -41,8 +39,7 @@ class MiniLM:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="minilm")
-        self._waiting: list[Waiting] = []
-        self._running: asyncio.Task[None] | None = None
+        self._batcher = Batcher(self._in_worker)
         self._closed = False
 
     @classmethod
@@ -67,30 +64,18 @@ class MiniLM:
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (len(texts), 384), rows of length 1; never blocks the event loop. Raises EmbedderFailed."""
-        if self._closed:
-            raise EmbedderFailed("the embedder is closed")
         if not texts:
             return np.zeros((0, DIMENSIONS), np.float32)
-        answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((list(texts), answer))
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._drain())
-        return await answer
+        return await self._batcher.embed(texts)
 
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = [item for item in self._waiting if not item[1].done()], []
-            if self._closed:
-                _fail(batch, EmbedderFailed("the embedder is closed"))
-                continue
-            texts = [text for texts, _ in batch for text in texts]
-            made = loop.run_in_executor(self._worker, self._vectors, texts)
-            await asyncio.wait([made])
-            if (exc := made.exception()) is not None:
-                _fail(batch, EmbedderFailed(f"the model failed: {type(exc).__name__}"))
-            else:
-                _hand_out(batch, made.result())
+    async def _in_worker(self, texts: list[str]) -> NDArray[np.float32]:
+        if self._closed:
+            raise EmbedderFailed("the embedder is closed")
+        made = asyncio.get_running_loop().run_in_executor(self._worker, self._vectors, texts)
+        await asyncio.wait([made])
+        if (exc := made.exception()) is not None:
+            raise EmbedderFailed(f"the model failed: {type(exc).__name__}") from exc
+        return made.result()
 
     def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         tokens = [self._tokenizer.encode(text).ids for text in texts]
@@ -118,16 +103,3 @@ def _batches(order: Sequence[int], tokens: Sequence[Sequence[int]]) -> list[list
             batches.append([])
         batches[-1].append(row)
     return batches
-
-
-def _hand_out(batch: Sequence[Waiting], vectors: NDArray[np.float32]) -> None:
-    ends = itertools.accumulate(len(texts) for texts, _ in batch)
-    for (texts, answer), end in zip(batch, ends, strict=True):
-        if not answer.done():
-            answer.set_result(vectors[end - len(texts) : end])
-
-
-def _fail(batch: Sequence[Waiting], exc: Exception) -> None:
-    for _, answer in batch:
-        if not answer.done():
-            answer.set_exception(exc)

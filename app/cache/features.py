@@ -64,7 +64,11 @@ _CONTRACTIONS = (
 )
 _PHRASES = tuple((re.compile(pattern), put) for pattern, put in PHRASES)
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-_NOT_NAMES = frozenset({"i", "i'm", "i've", "i'd", "i'll", "ok", *FUNCTION_WORDS, *NEGATIONS, *UNITS})
+_NOT_NAMES = frozenset(
+    {"i", "i'm", "i've", "i'd", "i'll", "ok", *FUNCTION_WORDS, *NEGATIONS, *UNITS, *MONTHS, *WEEKDAYS}
+)
+_ASKED_AMOUNTS = frozenset({"quantity", "amount", "what", "duration"})
+_MAY = frozenset({"can", "could", "may", "might", "allowed", "permitted", "able"})
 _DEGREES = frozenset({"°", "degree", "degrees"})
 
 
@@ -156,10 +160,15 @@ def _phrased(text: str) -> str:
 
 
 def _content(kind: str, rest: str) -> tuple[str, list[str]]:
-    """The words that count, once each and in order; a measured quantity is a kind of its own."""
+    """The words that count, once each and in order; a measured quantity is a kind of its own.
+
+    Whether something may be is a word of its own where its amount is asked for: "have I used" is not "may I use".
+    """
     said = _KEPT_FOR.get(kind, frozenset())
     found: dict[str, None] = {}
     for word in _WORD.findall(rest):
+        if kind in _ASKED_AMOUNTS and word in _MAY:
+            found["may"] = None
         if word in FUNCTION_WORDS or word in NEGATIONS:
             continue
         if kind in ("how", "what", "amount", "howto") and _bare(word) in _MEASURES:
@@ -170,14 +179,15 @@ def _content(kind: str, rest: str) -> tuple[str, list[str]]:
 
 
 def _ends(rest: str) -> Iterator[str]:
-    """Where something comes from and goes to: a word of direction and the next word that counts."""
-    direction = ""
-    for word in _WORD.findall(rest):
-        if word in DIRECTIONS:
-            direction = word
-        elif direction and word not in FUNCTION_WORDS:
-            yield f"{direction} {stem(word)}"
-            direction = ""
+    """Where something comes from and goes to: a word of direction and the words that count up to the next small one."""
+    direction, chunk = "", list[str]()
+    for word in [*_WORD.findall(rest), "to"]:
+        if word not in FUNCTION_WORDS and word not in DIRECTIONS:
+            chunk.append(stem(word))
+        elif word in DIRECTIONS or chunk:
+            if direction and chunk:
+                yield " ".join((direction, *chunk))
+            direction, chunk = (word, []) if word in DIRECTIONS else ("", [])
 
 
 def _numbers(tokens: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -213,11 +223,11 @@ def _unit(tokens: Sequence[str], place: int) -> tuple[str, int]:
 
 def _names(tokens: Sequence[str], text: str) -> Iterator[str]:
     """Words that name something: capitals inside a sentence, acronyms, and whatever mixes letters with digits."""
-    opening = True
+    opening, shouted = True, text.isupper()
     for token in tokens:
         if token[0].isalpha():
-            acronym = len(token) > 1 and token.isupper()
-            if (acronym or (token[0].isupper() and not opening)) and token.casefold() not in _NOT_NAMES:
+            acronym = len(token) > 1 and token.isupper() and not shouted
+            if acronym or (token[0].isupper() and not opening and token.casefold() not in _NOT_NAMES):
                 yield token.casefold().removesuffix("'s")
             opening = False
         elif token in _SENTENCE_END:
@@ -228,7 +238,7 @@ def _names(tokens: Sequence[str], text: str) -> Iterator[str]:
 def _dates(tokens: Sequence[str]) -> Iterator[str]:
     for token in tokens:
         word = token.casefold()
-        if word in CALENDAR_ONLY_CAPITALISED and (not token[0].isupper() or word == "may" and token is tokens[0]):
+        if word in CALENDAR_ONLY_CAPITALISED and (not token[0].isupper() or (word == "may" and token is tokens[0])):
             continue
         if word in MONTHS:
             yield f"month {MONTHS[word]}"

@@ -1,10 +1,11 @@
 """The content guard: whether two near texts may share an answer. Pure, fast, and explained by one reason.
 
 Sentence embeddings put "turn it on" beside "turn it off" and account 1234 beside 1235. So after the similarity
-threshold both texts must say the same: the same numbers with their units, dates, names, negations, quoted text and code,
-ask for the same kind of answer, and, once frames, small words and synonyms are set aside, use the same words, with the
-same ends of every "from … to". The vectors then only have to find candidates. It errs towards refusing: a refusal costs
-one upstream call, a wrong answer costs trust. What it cannot read (another language or script, a long text) it refuses.
+threshold both texts must say the same: the same numbers with their units, dates, names, negations, quoted text and
+code, ask for the same kind of answer, and, once frames, small words and synonyms are set aside, use the same words,
+with the same ends of every "from … to". The vectors then only have to find candidates. It errs towards refusing: a
+refusal costs one upstream call, a wrong answer costs trust. What it cannot read (another language or script, a long
+text) it refuses.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from app.cache.features import Features, stem
-from app.cache.lexicon import AXES, UNITS
+from app.cache.lexicon import AXES, LIGHT, OPPOSITES, UNITS
 
 
 class GuardReason(StrEnum):
@@ -33,12 +34,14 @@ class GuardReason(StrEnum):
     SUBSTITUTION = "substitution"
 
 
-_POLES: dict[str, frozenset[tuple[str, bool]]] = {}
-for _axis in AXES:
-    for _word in _axis.one | _axis.other:
-        _POLES[stem(_word)] = _POLES.get(stem(_word), frozenset()) | {(_axis.name, _word in _axis.one)}
-_RECKONING = {"what", "amount", "quantity"}
+_POLES = frozenset(stem(word) for axis in AXES for word in axis.one | axis.other)
 _UNIT_WORDS = frozenset(map(stem, UNITS))
+_LIGHT = frozenset(map(stem, LIGHT))
+_OPPOSITES = tuple((stem(one), stem(other)) for one, other in OPPOSITES)
+_ALIKE = ({"possible", "polar"}, {"possible", "request"}, {"what", "amount"})
+_COUNTED = ("quantity", "amount", "frequency")
+_OF_A_NUMBER = {"what", "amount", "quantity"}
+_OF_NUMBERS = _OF_A_NUMBER | {"price"}
 
 
 def refusal(a: Features, b: Features) -> GuardReason | None:
@@ -49,14 +52,30 @@ def refusal(a: Features, b: Features) -> GuardReason | None:
     return None
 
 
+def _unreadable(a: Features, b: Features) -> bool:
+    return not (a.readable and b.readable)
+
+
 def _only(a: Features, b: Features) -> frozenset[str]:
-    """Words that count in one of the texts."""
-    return frozenset(a.content) ^ frozenset(b.content)
+    """Words that count in the one text and not in the other.
+
+    Light ones count where nothing else is shared, and where an amount is asked for ("days that I have", "have taken").
+    """
+    ours, theirs = frozenset(a.content), frozenset(b.content)
+    lightly = (ours & theirs) - _LIGHT and {a.kind, b.kind}.isdisjoint(_COUNTED)
+    return (ours ^ theirs) - _LIGHT if lightly else ours ^ theirs
+
+
+def _numbers_differ(a: Features, b: Features) -> bool:
+    return a.numbers != b.numbers or not _only(a, b).isdisjoint(_UNIT_WORDS)
 
 
 def _poles_differ(a: Features, b: Features) -> bool:
     """Whether a word in which the texts differ is one end of a pair of opposites."""
-    return any(word in _POLES for word in _only(a, b))
+    if not _only(a, b).isdisjoint(_POLES):
+        return True
+    ours, theirs = set(a.content) - set(b.content), set(b.content) - set(a.content)
+    return any((x in ours and y in theirs) or (y in ours and x in theirs) for x, y in _OPPOSITES)
 
 
 def _names_differ(a: Features, b: Features) -> bool:
@@ -72,15 +91,24 @@ def _known(a: Features, b: Features) -> bool:
 
 
 def _kinds_differ(a: Features, b: Features) -> bool:
-    """Another kind of answer; of given numbers, "what is" and "how much is" ask the same."""
-    return a.kind != b.kind and not (a.numbers and {a.kind, b.kind} <= _RECKONING)
+    """Another kind of answer, unless the two come to the same; where numbers are given, more of them do."""
+    kinds = {a.kind, b.kind}
+    if len(kinds) == 1 or kinds in _ALIKE or (a.numbers and kinds <= _OF_A_NUMBER):
+        return False
+    return not (len(a.numbers) > 1 and kinds <= _OF_NUMBERS)
+
+
+def _substituted(a: Features, b: Features) -> bool:
+    only = _only(a, b)
+    return not only.isdisjoint(a.content) and not only.isdisjoint(b.content)
 
 
 def _order_differs(a: Features, b: Features) -> bool:
     """Two words have changed places around a word of direction, or in otherwise the same text."""
     ends_a, ends_b = _by_direction(a), _by_direction(b)
-    if any(ends_a[direction] != ends_b[direction] for direction in ends_a.keys() & ends_b.keys()):
-        return True
+    for direction in ends_a.keys() & ends_b.keys():
+        if not (ends_a[direction] <= ends_b[direction] or ends_b[direction] <= ends_a[direction]):
+            return True
     if len(a.words) != len(b.words) or set(a.words) != set(b.words):
         return False
     moved = [(one, other) for one, other in zip(a.words, b.words, strict=True) if one != other]
@@ -91,15 +119,16 @@ def _by_direction(text: Features) -> dict[str, set[str]]:
     """The words that count behind each word of direction."""
     found: dict[str, set[str]] = {}
     for end in text.ends:
-        direction, _, word = end.partition(" ")
-        if word in text.content:
-            found.setdefault(direction, set()).add(word)
+        direction, *chunk = end.split(" ")
+        counted = set(chunk) & set(text.content) - _LIGHT
+        if counted:
+            found.setdefault(direction, set()).update(counted)
     return found
 
 
 _RULES: tuple[tuple[GuardReason, Callable[[Features, Features], bool]], ...] = (
-    (GuardReason.LANGUAGE, lambda a, b: not (a.readable and b.readable)),
-    (GuardReason.NUMBER, lambda a, b: a.numbers != b.numbers or bool(_only(a, b) & _UNIT_WORDS)),
+    (GuardReason.LANGUAGE, _unreadable),
+    (GuardReason.NUMBER, _numbers_differ),
     (GuardReason.NEGATION, lambda a, b: a.negations != b.negations),
     (GuardReason.DATE, lambda a, b: a.dates != b.dates),
     (GuardReason.QUOTE, lambda a, b: a.exact != b.exact),
@@ -107,10 +136,7 @@ _RULES: tuple[tuple[GuardReason, Callable[[Features, Features], bool]], ...] = (
     (GuardReason.NAME, _names_differ),
     (GuardReason.POLARITY, _poles_differ),
     (GuardReason.QUESTION, _kinds_differ),
-    (
-        GuardReason.SUBSTITUTION,
-        lambda a, b: bool(set(a.content) - set(b.content)) and bool(set(b.content) - set(a.content)),
-    ),
+    (GuardReason.SUBSTITUTION, _substituted),
     (GuardReason.ADDITION, lambda a, b: bool(_only(a, b))),
     (GuardReason.ORDER, _order_differs),
 )

@@ -1,8 +1,7 @@
 """The English words that the content guard knows: data only.
 
-Words are compared as stems, and stems of one group of synonyms are one word. An axis is a pair of opposites: it does not
-decide whether two texts differ (any other word does), it names the reason when the words in which they differ are on
-both ends of it, or when one end of it is only in one text.
+Words are compared as stems, and stems of one group of synonyms are one word. An axis is a pair of opposites: it names
+the reason when a word in which two texts differ is one of its ends.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ AXES = tuple(
         ("more", "more higher greater larger bigger longer", "less fewer smaller lesser shorter"),
         ("most", "most highest greatest largest biggest maximum", "least fewest smallest lowest minimum"),
         ("size", "big large huge high long tall", "small tiny little low short"),
-        ("keep", "add insert include create attach keep restore recover save", "delete remove exclude detach drop lose"),
+        ("keep", "add insert include create attach keep restore save", "delete remove exclude detach drop lose"),
         ("open", "open reopen", "close shut"),
         ("lock", "lock block freeze", "unlock unblock unfreeze"),
         ("run", "start begin launch resume continue renew", "stop end pause cancel quit suspend"),
@@ -90,8 +89,8 @@ def _set(words: str) -> frozenset[str]:
 
 NEGATIONS = _set(
     "not no never none nothing nobody nowhere neither nor without cannot cant dont doesnt didnt isnt arent wasnt "
-    "werent wont wouldnt shouldnt couldnt hasnt havent hadnt aint mustnt neednt except unless hardly barely avoid avoiding "
-    "instead lack lacks"
+    "werent wont wouldnt shouldnt couldnt hasnt havent hadnt aint mustnt neednt except unless hardly barely avoid "
+    "avoiding instead lack lacks"
 )
 
 MONTHS = {
@@ -105,8 +104,8 @@ WEEKDAYS = {
 }  # fmt: skip
 CALENDAR_ONLY_CAPITALISED = frozenset({"may", "march", "mar", "sun", "sat", "mon", "wed", "jan", "dec"})
 MOMENTS = _set(
-    "today tomorrow yesterday tonight now morning noon afternoon evening night midnight midday weekday weekdays "
-    "weekend weekends daily weekly monthly yearly annually annual quarterly hourly spring summer autumn winter "
+    "today tomorrow yesterday tonight morning noon afternoon evening night midnight midday weekday weekdays "
+    "weekend weekends annual quarterly hourly spring summer autumn winter "
     "christmas easter thanksgiving ago"
 )
 
@@ -138,11 +137,11 @@ UNITS = {word: unit for unit, words in _UNIT_WORDS.items() for word in (unit, *w
 CURRENCIES = {"$": "usd", "€": "eur", "£": "gbp", "¥": "jpy", "₹": "inr"}
 
 FUNCTION_WORDS = _set(
-    "a an the and or but if so as of to for in on at by with from into is are was were be been being am do does did "
-    "have has had can could may might would will i me my mine we us our you your yours it its this that these those there "
-    "here please thanks thank hi hello hey just want need like get got getting way know tell help about s t ve re ll d m "
-    "also too very quite even still already yet then any some whether because ok okay possible possibly able allowed "
-    "permitted let obtain one's sir madam question"
+    "a an the and or but if so as of to for in on at by with from into is are was were be been being am do does "
+    "did have has had can could may might would will i me my mine we us our you your yours it its this that these "
+    "those there they here please thanks thank hi hello hey just want need like get got getting way know tell "
+    "help about s t ve re ll d m also too very quite even still already yet then any some whether because ok okay "
+    "possible possibly able allowed permitted let obtain one's sir madam question"
 )
 DIRECTIONS = _set("to from into onto than before after over versus vs by for against")
 KEPT_FOR = {
@@ -167,22 +166,25 @@ SYNONYM_GROUPS = (
     "bike bicycle", "flat apartment", "luggage baggage", "store shop", "vacation holiday", "start begin commence",
     "finish complete", "fix repair resolve solve", "problem issue trouble", "choose select pick", "show display",
     "see view visible", "big large huge", "small little tiny", "fast quick rapid", "loud noisy noise", "quiet silent",
-    "mute silence", "invoice bill", "colleague coworker", "client customer", "doctor physician", "child kid children",
+    "mute silence", "invoice bill", "colleague coworker", "client customer", "doctor physician", "child kid",
     "support service assistance", "include contain comprise", "mean meaning signify explain definition define",
     "leave depart", "trip journey ride travel", "everyone everybody", "someone somebody anyone anybody people person",
     "nobody noone", "email mail", "register enroll", "raise increase", "reduce decrease lower", "write author",
     "paint painter", "invent inventor", "found founder", "direct director", "compose composer", "convert conversion",
     "calculate compute", "must should shall ought required obliged supposed", "insurance coverage", "salary wage pay",
     "job position", "quick fast", "right correct", "wrong incorrect", "street road", "town city", "sick ill",
-    "medicine medication drug", "exercise sport sports workout", "internet web", "website site", "app application",
+    "medicine medication drug", "exercise sport sports workout", "internet web", "app application",
     "connect connection", "renew renewal", "cancel cancellation", "subscribe subscription", "pay payment",
     "order purchase", "reserve reservation book booking", "refund reimbursement reimburse", "verify verification",
     "require requirement", "state status", "need necessary", "allowance limit", "due deadline", "everyday daily",
-    "talk speak", "answer reply respond", "send mail", "ring call phone", "discount discounted", "close shut",
+    "talk speak", "answer reply respond", "call ring", "heat preheat", "discount discounted", "close shut",
     "available availability", "warranty guarantee", "owner own", "valid validity",
 )  # fmt: skip
+LIGHT = _set("get give take bring make put set use go work come offer account app application")
+OPPOSITES = (("give", "take"), ("come", "go"), ("put", "take"), ("get", "give"), ("offer", "take"))
 IRREGULAR = {
-    "wrote": "write", "written": "write", "bought": "buy", "sent": "send", "paid": "pay", "took": "take", "taken": "take",
+    "site": "website", "wrote": "write", "written": "write", "bought": "buy", "sent": "send", "paid": "pay",
+    "took": "take", "taken": "take",
     "began": "begin", "begun": "begin", "broke": "break", "broken": "break", "chose": "choose", "chosen": "choose",
     "did": "do", "done": "do", "drove": "drive", "found": "find", "forgot": "forget", "forgotten": "forget",
     "froze": "freeze", "frozen": "freeze", "gave": "give", "given": "give", "went": "go", "gone": "go", "kept": "keep",
@@ -198,12 +200,12 @@ IRREGULAR = {
     "thing": "thing", "king": "king", "ring": "ring", "bring": "bring", "sing": "sing", "wing": "wing", "yes": "yes",
 }  # fmt: skip
 PHRASES = (
-    (r"\b(?:turn|turned|turning|switch|switched|switching|power|put)(?: ((?:[a-z-]+ ){0,5}?))? ?(?:back )?on\b", r" enable \1 "),
-    (r"\b(?:turn|turned|turning|switch|switched|switching|power|shut)(?: ((?:[a-z-]+ ){0,5}?))? ?off\b", r" disable \1 "),
+    (r"\bput ((?:[a-z-]+ ){1,4})on hold\b", r" pause \1 "),
+    (r"\b(?:turn(?:ed|ing)?|switch(?:ed|ing)?|power)(?: ((?:[a-z-]+ ){0,5}?))? ?(?:back )?on\b", r" enable \1 "),
+    (r"\b(?:turn(?:ed|ing)?|switch(?:ed|ing)?|power|shut)(?: ((?:[a-z-]+ ){0,5}?))? ?off\b", r" disable \1 "),
     (r"\b(?:log|sign)(?:ging|ged|ing|ed|s)? ?(?:in|on)(?:to)?\b|\blogin\b|\bsignin\b|\blogon\b", " login "),
     (r"\b(?:log|sign)(?:ging|ged|ing|ed|s)? ?(?:out|off)(?: of)?\b|\blogout\b|\bsignout\b", " logout "),
     (r"\bsign(?:ing|ed|s)? ?up\b", " register "),
-    (r"\bput ((?:[a-z-]+ ){1,4})on hold\b", r" pause \1 "),
     (r"\bget in touch with\b", " contact "),
     (r"\b(?:send|give|bring|take) ((?:[a-z-]+ ){0,3})back\b", r" return \1 "),
     (r"\bpick(?:ing|ed)? ((?:[a-z-]+ ){0,3})up\b|\bpick(?:ing|ed)? up\b", r" collect \1 "),
@@ -212,6 +214,14 @@ PHRASES = (
     (r"\b(?:of|for) my account\b", " "),
     (r"\b(?:a|per|each|every) (day|week|month|year)\b", r" each\1 "),
     (r"\bdaily\b", " eachday "),
+    (r"\bweekly\b", " eachweek "),
+    (r"\bmonthly\b", " eachmonth "),
+    (r"\b(?:yearly|annually)\b", " eachyear "),
+    (r"\bin stock\b", " available "),
+    (r"\b(?:out of stock|sold out)\b", " unavailable "),
+    (r"\b(?:send|give|show|bring|forward|get) (?:me|us)\b", " give "),
+    (r"\b(heat(?:ing)?|warm(?:ing)?) ((?:[a-z]+ ){0,3})up\b", r" \1 \2"),
+    (r"\bput ((?:[a-z]+ ){1,4})together\b", r" assemble \1 "),
     (r"\be-mail\b", " email "),
     (r"(?<=[a-z])-(?=[a-z])", " "),
     (r"\b(?:send|sending|wire|move) (?=(?:[a-z]+ )?money\b)", " transfer "),

@@ -72,6 +72,7 @@ class Question:
         self._control = control
         self._asked_at = shelf.clock()
         self._state: State | None = None
+        self._told: Features | None = None
         self._vector: NDArray[np.float32] | None = None
         self._doubted: tuple[CachedAnswer, float] | None = None
         self._send()
@@ -118,8 +119,10 @@ class Question:
         if semantic is None or self._page is None or state.promise.off:
             return None
         index = await semantic.current(self._tenant_id, self._keys, self._page)
-        told = features(self._keys.turn)
-        if not len(index) or not told.readable:
+        if not len(index):
+            return None
+        told = self._told = features(self._keys.turn)
+        if not told.readable:
             return None
         self._vector = await self._embedded(self._keys.turn)
         threshold = promise.threshold(state.promise, self._policy.threshold)
@@ -163,12 +166,13 @@ class Question:
         sent.add_done_callback(lambda _: shelf.keeping.discard(keys.exact))
         sent.add_done_callback(_seen)
         if shelf.semantic is not None and self._is_semantic():
-            told = features(keys.turn)
-            if told.readable:
-                task = shelf.tasks.start(self._add(shelf.semantic, told))
-                shelf.semantic.adding(self._tenant_id, keys, task)
+            task = shelf.tasks.start(self._add(shelf.semantic))
+            shelf.semantic.adding(self._tenant_id, keys, task)
 
-    async def _add(self, semantic: SemanticIndex, told: Features) -> None:
+    async def _add(self, semantic: SemanticIndex) -> None:
+        told = self._told or features(self._keys.turn)
+        if not told.readable:
+            return
         bounds = StreamBounds(self._shelf.max_entries_per_scope, self._policy.ttl_seconds)
         now = self._shelf.clock()
         try:

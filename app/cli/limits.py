@@ -1,4 +1,4 @@
-"""The six limit options that tenants, teams and keys share."""
+"""The limit options that tenants, teams and keys share."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 NO_LIMIT = "none"
+BREAKERS = ("block", "degrade", "alert")
 OPTIONS = {
     "rpm": ("requests_per_minute", "Requests per minute."),
+    "burst": ("requests_burst", "Requests at once (otherwise a minute's worth)."),
     "tpm": ("tokens_per_minute", "Tokens per minute."),
+    "token_burst": ("tokens_burst", "Tokens at once (otherwise a minute's worth)."),
     "tpd": ("tokens_per_day", "Tokens per UTC day."),
     "concurrent": ("concurrent_requests", "Requests at the same time."),
     "budget_day": ("budget_day_microusd", "USD per UTC day."),
+    "budget_week": ("budget_week_microusd", "USD per week, from Monday."),
     "budget_month": ("budget_month_microusd", "USD per UTC month."),
+    "budget_total": ("budget_total_microusd", "USD in all."),
+    "spend_cap": ("spend_per_minute_microusd", "USD per minute before the cost breaker opens."),
+    "spend_surge": ("spend_surge_percent", "Per cent of the last hour's usual minute before the cost breaker opens."),
+    "breaker": ("breaker", "What an open cost breaker does: block, degrade or alert."),
 }
 
 
@@ -43,11 +51,15 @@ def limited(command: Callable[..., None]) -> Callable[..., None]:
     return with_limits
 
 
-def amount(option: str, text: str) -> int | None:
+def amount(option: str, text: str) -> int | str | None:
     """A limit as it was typed: `none`, a whole number, or for budgets USD with at most six digits after the point."""
     if text == NO_LIMIT:
         return None
-    money = option.startswith("budget")
+    if option == "breaker":
+        if text not in BREAKERS:
+            raise typer.BadParameter(f"expected {', '.join(BREAKERS)} or {NO_LIMIT}", param_hint="--breaker")
+        return text
+    money = option.startswith("budget") or option == "spend_cap"
     try:
         value = Decimal(text) * (1_000_000 if money else 1)
     except InvalidOperation:

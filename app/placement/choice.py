@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from app.placement.residency import Level
 
-DISTINCT_PER_SLOT = 2  # adapters in flight on one replica, for each of its GPU slots, before it counts as full
+DISTINCT_PER_SLOT = 4  # adapters in flight on one replica, for each of its GPU slots, before it counts as full
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def homeliness(candidate: Candidate) -> float:
     return 1 - max(0, candidate.place - candidate.homes + 1) / candidate.replicas
 
 
-WEIGHTS: Mapping[Scorer, float] = {lightness: 9.0, running: 0.6, vacancy: 4.0, residency: 2.0, homeliness: 1.5}
+WEIGHTS: Mapping[Scorer, float] = {lightness: 12.0, running: 2.0, vacancy: 6.0, residency: 3.0, homeliness: 0.3}
 
 
 def is_full(candidate: Candidate) -> bool:

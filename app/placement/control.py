@@ -18,6 +18,7 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 PROBE_SECONDS = 2.0
 LIST_SECONDS = 5.0
 UNLOAD_SECONDS = 5.0
+PROBED_TOKENS = 5
 _INVALID = (
     "no adapter found",
     "lora rank",
@@ -57,6 +58,18 @@ class _Card(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     data: list[_Card]
+
+
+class _Logprobs(msgspec.Struct):
+    top_logprobs: list[dict[str, float]]
+
+
+class _Choice(msgspec.Struct):
+    logprobs: _Logprobs
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
 
 
 class _Message(msgspec.Struct):
@@ -128,6 +141,18 @@ class ReplicaControl:
         status, answer = await self._ask(pool, "POST", f"{url}/v1/unload_lora_adapter", UNLOAD_SECONDS, body)
         if status not in (200, 404):
             raise ReplicaError(f"status {status}: {_message(answer)}")
+
+    async def next_token(self, pool: Pool, url: str, model: str, prompt: str) -> dict[str, float]:
+        """The likeliest next tokens after a prompt, with their log probabilities."""
+        asked = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": PROBED_TOKENS}
+        body = msgspec.json.encode(asked)
+        status, answer = await self._ask(pool, "POST", f"{url}/v1/completions", pool.load_timeout_seconds, body)
+        if status != 200:
+            raise ReplicaError(f"probing: status {status}: {_message(answer)}")
+        try:
+            return msgspec.json.decode(answer, type=_Completion).choices[0].logprobs.top_logprobs[0]
+        except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as exc:
+            raise ReplicaError("probing: not the expected JSON") from exc
 
     async def _ask(
         self, pool: Pool, method: str, url: str, seconds: float, body: bytes | None = None

@@ -3,14 +3,15 @@
 Single flight: calls that need the same adapter on the same server share one load, which goes on if they leave. Loads on
 one server come one after another, for each stalls what the server is decoding. The server's word is checked where it
 may be stale: after a time-out, and when it says that the name is already there, its list decides (same path, or load
-again). A refused adapter is remembered for a while, so that a broken one does not stall the server at every call.
+again). `check` then looks whether the adapter has an effect there. A refused adapter is remembered for a while, so that
+a broken one does not stall the server at every call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
@@ -24,6 +25,7 @@ BACKOFF_SECONDS = 0.1
 REMEMBER_INVALID_SECONDS = 30.0
 REMEMBER_FAILED_SECONDS = 1.0
 Observe = Callable[[str, str, float], None]
+Check = Callable[[Replica, AdapterVersion], Awaitable[None]]
 _log = structlog.get_logger()
 
 
@@ -31,11 +33,23 @@ def ignore(pool: str, outcome: str, seconds: float) -> None:
     """Observes nothing."""
 
 
+async def trust(replica: Replica, adapter: AdapterVersion) -> None:
+    """Checks nothing."""
+
+
 class AdapterLoader:
     """Keeps adapters registered on servers. `observe` is told pool, outcome and seconds of every load and unload."""
 
-    def __init__(self, control: ReplicaControl, *, clock: Clock = time.monotonic, observe: Observe = ignore) -> None:
+    def __init__(
+        self,
+        control: ReplicaControl,
+        *,
+        clock: Clock = time.monotonic,
+        observe: Observe = ignore,
+        check: Check = trust,
+    ) -> None:
         self._control = control
+        self._check = check
         self._clock = clock
         self._observe = observe
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -64,6 +78,19 @@ class AdapterLoader:
         async with asyncio.timeout(replica.pool.load_timeout_seconds):
             await asyncio.shield(load)
 
+    async def unload(self, replica: Replica, name: str) -> None:
+        """Take a name off a server, unless a call has begun on it meanwhile; raises ReplicaError."""
+        async with self._turn(replica):
+            if not replica.in_flight[name]:
+                await self._take_off(replica, name)
+
+    def is_loading(self, replica: Replica) -> bool:
+        """Whether a load is under way on this server."""
+        return self._turn(replica).locked()
+
+    def _turn(self, replica: Replica) -> asyncio.Lock:
+        return self._turns.setdefault(replica.url, asyncio.Lock())
+
     def _ended(self, key: tuple[str, str], load: asyncio.Task[None]) -> None:
         del self._loads[key]
         if load.cancelled():
@@ -80,7 +107,7 @@ class AdapterLoader:
         self._refused.pop(key, None)
 
     async def _load(self, replica: Replica, adapter: AdapterVersion) -> None:
-        async with self._turns.setdefault(replica.url, asyncio.Lock()):
+        async with self._turn(replica):
             started = self._clock()
             await self._make_room(replica)
             try:
@@ -97,11 +124,10 @@ class AdapterLoader:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._attempt(replica, adapter)
+                await self._check(replica, adapter)
             except InvalidAdapter:
                 raise
             except ReplicaError:
-                if await self._is_there(replica, adapter):
-                    return
                 if attempt == ATTEMPTS:
                     raise
                 await asyncio.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
@@ -111,11 +137,16 @@ class AdapterLoader:
     async def _attempt(self, replica: Replica, adapter: AdapterVersion) -> None:
         try:
             await self._control.load(replica.pool, replica.url, adapter)
+        except InvalidAdapter:
+            raise
         except AlreadyLoaded:
             if await self._is_there(replica, adapter):
                 return
             await self._control.unload(replica.pool, replica.url, adapter.id)
             await self._control.load(replica.pool, replica.url, adapter)
+        except ReplicaError:
+            if not await self._is_there(replica, adapter):
+                raise
 
     async def _is_there(self, replica: Replica, adapter: AdapterVersion) -> bool:
         with suppress(ReplicaError):
@@ -128,11 +159,13 @@ class AdapterLoader:
             name = replica.idle_least_recent()
             if name is None:
                 return  # all are running: the server takes one more name, and evicts by itself
-            replica.forget(name)
             try:
-                await self._control.unload(replica.pool, replica.url, name)
+                await self._take_off(replica, name)
             except ReplicaError as exc:
                 _log.warning("adapter_unload_failed", replica=replica.url, adapter=name, reason=str(exc))
-            else:
-                self._observe(replica.pool.name, "unloaded", 0.0)
-                _log.info("adapter_unloaded", replica=replica.url, adapter=name)
+
+    async def _take_off(self, replica: Replica, name: str) -> None:
+        replica.forget(name)
+        await self._control.unload(replica.pool, replica.url, name)
+        self._observe(replica.pool.name, "unloaded", 0.0)
+        _log.info("adapter_unloaded", replica=replica.url, adapter=name)

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
 
 from app.errors import Unavailable, UpstreamFailed
 from app.placement.control import InvalidAdapter, ReplicaControl, ReplicaError
+from app.placement.effect import EffectCheck
 from app.placement.endpoints import Endpoints
 from app.placement.loader import AdapterLoader, Observe, ignore
 from app.placement.replicas import Clock, Replica, ReplicaSet
+from app.placement.watch import Served, Watch
 from app.types import Endpoint, Pool, Provider, Target
 
 RECONCILE_SECONDS = 2.0
@@ -30,15 +32,34 @@ RETRY_AFTER_SECONDS = 2
 _log = structlog.get_logger()
 
 
-def always(url: str) -> bool:
+class Breakers(Protocol):
+    """What the circuit breakers know of servers, by address."""
+
+    def allows(self, key: str) -> bool:
+        """Whether to send a call there, if there is a choice."""
+        ...
+
+    def succeeded(self, key: str) -> None:
+        """It is well again."""
+        ...
+
+
+class NoBreakers:
     """Every server may be used."""
-    return bool(url)
+
+    def allows(self, key: str) -> bool:
+        """Whether to send a call there."""
+        return bool(key)
+
+    def succeeded(self, key: str) -> None:
+        """It is well again."""
 
 
 class ReplicaPlacement:
     """Implements `app.interfaces.Placement`; use it with `async with`, and keep `run()` running beside it.
 
-    `usable` says whether a server's breaker lets calls through; it orders servers, it never shuts the last one out.
+    A breaker orders servers, it never shuts the last one out. `served` is every version that an alias means now:
+    with it, servers are relieved of versions that nobody can call any more, and warmed with those that many will.
     """
 
     def __init__(
@@ -46,21 +67,27 @@ class ReplicaPlacement:
         providers: Mapping[str, Provider],
         pools: Mapping[str, Pool],
         *,
-        usable: Callable[[str], bool] = always,
+        breakers: Breakers | None = None,
+        served: Served | None = None,
         clock: Clock = time.monotonic,
         observe: Observe = ignore,
         reconcile_seconds: float = RECONCILE_SECONDS,
     ) -> None:
-        self._sets = {name: ReplicaSet(pool, clock=clock, usable=usable) for name, pool in pools.items()}
+        breakers = breakers or NoBreakers()
+        self._sets = {name: ReplicaSet(pool, clock=clock, usable=breakers.allows) for name, pool in pools.items()}
         self._endpoints = Endpoints(providers)
         self._clock = clock
         self._reconcile_seconds = reconcile_seconds
         self._control = ReplicaControl()
-        self._loader = AdapterLoader(self._control, clock=clock, observe=observe)
+        check = EffectCheck(self._control)
+        self._loader = AdapterLoader(self._control, clock=clock, observe=observe, check=check)
+        self._watch = Watch(
+            self._sets, self._control, self._loader, clock=clock, served=served, revived=breakers.succeeded
+        )
 
     async def __aenter__(self) -> Self:
         await self._control.__aenter__()
-        await self.reconcile()
+        await self._watch.look()
         return self
 
     async def __aexit__(
@@ -88,21 +115,15 @@ class ReplicaPlacement:
         }
 
     async def run(self) -> None:
-        """Compare with the servers every few seconds, until cancelled."""
+        """Look after the servers every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(self._reconcile_seconds)
-            await self.reconcile()
-
-    async def reconcile(self) -> None:
-        """Probe every server once, and take over its list of names."""
-        replicas = [replica for replicas in self._sets.values() for replica in replicas.replicas.values()]
-        await asyncio.gather(*(self._look_at(replica) for replica in replicas))
+            await self._watch.look()
+            await self._watch.tend()
 
     @asynccontextmanager
     async def _on_pool(self, target: Target, affinity: str) -> AsyncIterator[Endpoint]:
-        replicas = self._sets.get(target.upstream)
-        if replicas is None:
-            raise Unavailable(f"The pool '{target.upstream}' is not configured here.", retry_after_seconds=30)
+        replicas = self._pool_for(target)
         replica = await self._take(replicas, target, affinity)
         endpoint = self._endpoints.of_replica(replica, target)
         started = self._clock()
@@ -160,22 +181,20 @@ class ReplicaPlacement:
                 await self._loader.ensure(replica, target.adapter)
             undo.pop_all()
 
-    async def _look_at(self, replica: Replica) -> None:
-        was = replica.healthy
-        alive = await self._control.alive(replica.pool, replica.url)
-        replica.probed(alive=alive)
-        if replica.healthy is not was:
-            _log.warning("replica_health", replica=replica.url, healthy=replica.healthy)
-        if not alive:
-            return
-        asked_at = self._clock()
-        try:
-            listed = await self._control.models(replica.pool, replica.url)
-        except ReplicaError as exc:
-            _log.warning("replica_list_failed", replica=replica.url, reason=str(exc))
-            return
-        if replica.reconcile(listed, asked_at=asked_at):
-            _log.warning("replica_restarted", replica=replica.url)
+    def _pool_for(self, target: Target) -> ReplicaSet:
+        """The pool that the target names; for an adapter of too high a rank, the smallest of its family that fits."""
+        named = self._sets.get(target.upstream)
+        if named is None:
+            raise Unavailable(f"The pool '{target.upstream}' is not configured here.", retry_after_seconds=30)
+        version = target.adapter
+        if version is None or named.pool.can_serve(version):
+            return named
+        family = [s for s in self._sets.values() if s.pool.family is not None and s.pool.family == named.pool.family]
+        fitting = [replicas for replicas in family if replicas.pool.can_serve(version)]
+        if not fitting:
+            message = f"The adapter's rank is {version.rank}; the pool '{target.upstream}' takes less."
+            raise Unavailable(message, retry_after_seconds=30)
+        return min(fitting, key=lambda replicas: replicas.pool.max_lora_rank or version.rank)
 
     def _missing(self) -> list[str]:
         return [

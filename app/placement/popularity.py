@@ -15,6 +15,8 @@ HOMES_PER_SHARE = 2.0  # an adapter with 1/N of the traffic fills one replica of
 SHRINK_MARGIN = 1.25
 PRUNE_AT = 20_000
 NEGLIGIBLE = 0.01
+FORGOTTEN_AFTER_HALF_LIVES = 64.0
+LARGEST_UNIT = 1e100
 
 
 def homes(share: float, replicas: int, *, has: int = 1) -> int:
@@ -63,10 +65,14 @@ class Popularity:
         return [adapter for adapter, _ in self._counts.most_common(most)]
 
     def _fade(self, now: float) -> None:
-        if self._at is not None and now > self._at:
-            self._unit *= 2 ** ((now - self._at) / self._half_life)
+        passed = 0.0 if self._at is None else (now - self._at) / self._half_life
         self._at = now
-        if self._unit > 1e100:
+        if passed > FORGOTTEN_AFTER_HALF_LIVES:
+            self._counts.clear()
+            self._total = 0.0
+            return
+        self._unit *= 2 ** max(0.0, passed)
+        if self._unit > LARGEST_UNIT:
             self._rescale()
         if len(self._counts) > PRUNE_AT:
             self._prune()

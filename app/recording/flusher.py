@@ -3,13 +3,14 @@
 Each tenant's stream is read from its start, written with inserts that ignore what SQL already has, and only then are
 exactly those stream entries deleted. A flusher killed after the insert re-reads what it wrote and changes nothing; two
 flushers at once do the same work twice to the same end. While SQL is away the entries wait in Redis. An entry that
-cannot be read is set aside in a stream of its own, never dropped.
+cannot be read is set aside in a stream of its own, never dropped. `on_lost` is told of leases that ran out.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +19,15 @@ import structlog
 
 from app.storage.ledger import BudgetEvent, decode, decode_event, entry_id, stream_key, unreadable_key
 from app.storage.redis import RedisDown, RedisStore
-from app.types import LedgerEntry
+from app.types import LedgerEntry, Outcome
 
 BATCH = 500
 Write = Callable[[Sequence[tuple[str, LedgerEntry]]], Awaitable[None]]
-WriteEvents = Callable[[Sequence[tuple[str, BudgetEvent]]], Awaitable[None]]
+WriteEvents = Callable[[str, Sequence[tuple[str, BudgetEvent]]], Awaitable[object]]
 _logger = structlog.get_logger()
 
 
-async def _no_events(_: Sequence[tuple[str, BudgetEvent]]) -> None:
+async def _no_events(_tenant: str, _events: Sequence[tuple[str, BudgetEvent]]) -> None:
     """For those who keep no events."""
 
 
@@ -63,13 +64,16 @@ class Flusher:
         write_events: WriteEvents = _no_events,
         interval_seconds: float = 0.5,
         write_errors: tuple[type[Exception], ...] = (OSError,),
+        on_lost: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._write = write
         self._write_events = write_events
         self._tenants = tenants
         self._interval = interval_seconds
+        self._on_lost = on_lost
         self._outages: tuple[type[Exception], ...] = (RedisDown, *write_errors)
+        self.backlog_entries = 0  # still in Redis when the last round ended
 
     async def run(self) -> None:
         """Flush for ever; an outage of either store is waited out."""
@@ -78,6 +82,7 @@ class Flusher:
                 await self.flush_once()
             except self._outages as exc:
                 _logger.warning("ledger_waits", error=type(exc).__name__)
+                await self._count_backlog()
             await asyncio.sleep(self._interval)
 
     async def flush_once(self) -> int:
@@ -93,17 +98,23 @@ class Flusher:
                 if len(batch.ids) == BATCH:
                     full.append(tenant)
             tenants = full
+        self.backlog_entries = 0
         return flushed
+
+    async def _count_backlog(self) -> None:
+        with suppress(RedisDown):
+            lengths = await asyncio.gather(*(self._store.command("XLEN", stream_key(it)) for it in self._tenants()))
+            self.backlog_entries = sum(lengths)
 
     async def _bring_over(self, tenant: str, batch: _Batch) -> None:
         if batch.entries:
             await self._write([(entry_id(entry), entry) for entry in batch.entries])
         if batch.events:
-            await self._write_events([(event.id(tenant), event) for event in batch.events])
+            await self._write_events(tenant, [(event.id(tenant), event) for event in batch.events])
         if batch.unreadable:
             await self._store.command("XADD", unreadable_key(tenant), "*", *batch.unreadable)
-        if batch.ids:
-            await self._store.command("XDEL", stream_key(tenant), *batch.ids)
+        if batch.ids and await self._store.command("XDEL", stream_key(tenant), *batch.ids):
+            self._on_lost(sum(entry.outcome is Outcome.LOST for entry in batch.entries))
 
     async def _read(self, tenant: str) -> _Batch:
         batch = _Batch()

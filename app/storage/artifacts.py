@@ -14,13 +14,14 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from app.errors import Conflict, GatewayError, InvalidRequest, Unavailable
 from app.storage.adapter_files import LoraConfig, Unservable, check_tensors, read_config
+from app.storage.base_shapes import BaseShapes
 from app.storage.safetensors_header import BadHeader, read_header
 from app.types import AdapterVersion
 
@@ -28,11 +29,16 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_BYTES = {CONFIG: 1024 * 1024, WEIGHTS: 16 * 1024**3}
 BLOCK_BYTES = 1024 * 1024
+_VERSION = re.compile(r"[a-z0-9-]+@[0-9a-f]{12}")
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # never `--`, which parts tenant and adapter
 
 
-def import_adapter(folder: Path, tenant_id: str, name: str, path: str) -> AdapterVersion:
+def import_adapter(
+    folder: Path, tenant_id: str, name: str, path: str, *, bases: Mapping[str, BaseShapes] | None = None
+) -> AdapterVersion:
     """Copy an adapter from a local folder into the store; the same bytes give the same version again.
+
+    With `bases` (shapes by the base model's name), an adapter of another base, or of other shapes, is refused.
 
     Blocking: call it in a thread. Raises InvalidRequest (`path`) with the reason when it is not an adapter that can be
     served, Conflict when other bytes stand under its name, Unavailable when the store cannot be written.
@@ -46,7 +52,7 @@ def import_adapter(folder: Path, tenant_id: str, name: str, path: str) -> Adapte
         staging.mkdir()
     try:
         _copy(path, staging)
-        config = _judge(staging)
+        config = _judge(staging, bases or {})
         sha256 = content_hash(staging)
         version_id = f"{tenant_id}--{name}@{sha256[:12]}"
         with _writing():
@@ -127,18 +133,36 @@ def _copy_file(source: BinaryIO, target: Path, most: int) -> None:
         os.fsync(file.fileno())
 
 
-def _judge(folder: Path) -> LoraConfig:
+def _judge(folder: Path, bases: Mapping[str, BaseShapes]) -> LoraConfig:
     try:
         config = read_config((folder / CONFIG).read_bytes())
     except Unservable as exc:
         raise _refused(f"{CONFIG}: {exc}") from exc
+    if bases and config.base_model not in bases:
+        known = ", ".join(sorted(bases))
+        raise _refused(f"{CONFIG}: base_model_name_or_path: expected one of the served base models: {known}")
     weights = folder / WEIGHTS
     try:
         with weights.open("rb") as file:
-            check_tensors(read_header(file, weights.stat().st_size), config)
+            tensors = read_header(file, weights.stat().st_size)
+        check_tensors(tensors, config)
+        if bases:
+            bases[config.base_model].check(tensors)
     except (BadHeader, Unservable) as exc:
         raise _refused(f"{WEIGHTS}: {exc}") from exc
     return config
+
+
+def remove_adapter(folder: Path, version_id: str) -> None:
+    """Remove a version's files; blocking. They vanish from their name by one rename, so nobody sees half of them."""
+    if _VERSION.fullmatch(version_id) is None:
+        raise ValueError(f"not a version's id: {version_id!r}")
+    trash = folder / "adapters" / f".outgoing-{secrets.token_hex(8)}"
+    try:
+        (folder / "adapters" / version_id).rename(trash)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(trash)
 
 
 def _publish(staging: Path, final: Path, sha256: str) -> None:

@@ -19,10 +19,22 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
 from app.storage.spec import RouteJson
-from app.storage.tables import LIMITS, SHARED, adapter_versions, aliases, keys, policy_revision, routes, teams, tenants
-from app.types import Account, AccountKind, AdapterVersion, KeyRecord, Limits, Operation, Principal, Route
+from app.storage.tables import (
+    LIMITS,
+    SHARED,
+    adapter_versions,
+    aliases,
+    keys,
+    limit_rules,
+    policy_revision,
+    routes,
+    teams,
+    tenants,
+)
+from app.types import Account, AccountKind, AdapterVersion, KeyRecord, LimitRule, Limits, Operation, Principal, Route
 
-_TABLES = (tenants, teams, keys, routes, adapter_versions, aliases)
+_ONE_INSTANT = {"postgresql": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "sqlite": "BEGIN"}
+_TABLES = (tenants, teams, keys, routes, adapter_versions, aliases, limit_rules)
 _logger = structlog.get_logger()
 Row = Mapping[str, Any]
 
@@ -39,6 +51,7 @@ class PolicySnapshot:
         self._routes: dict[tuple[str, str], Route] = {}
         self._versions: dict[str, AdapterVersion] = {}
         self._aliases: dict[tuple[str, str, str], str] = {}
+        self._rules: dict[str, dict[str, LimitRule]] = {}
 
     def key(self, digest: bytes) -> KeyRecord | None:
         """The key whose secret has this SHA-256 digest (32 bytes)."""
@@ -62,6 +75,11 @@ class PolicySnapshot:
         version = self._versions.get(self._aliases.get((tenant_id, name, alias), ""))
         return version if version is not None and version.tenant_id == tenant_id else None
 
+    def served(self) -> dict[str, AdapterVersion]:
+        """Every version that an alias means now, by id."""
+        known = self._versions
+        return {version_id: known[version_id] for version_id in self._aliases.values() if version_id in known}
+
     def tenant_ids(self) -> list[str]:
         """Every tenant, deleted ones too: their ledgers may still hold something."""
         return list(self._tenants)
@@ -75,6 +93,7 @@ class PolicySnapshot:
             routes: self._route,
             adapter_versions: self._version,
             aliases: self._alias,
+            limit_rules: self._rule,
         }[table](row)
 
     def _tenant(self, row: Row) -> None:
@@ -113,6 +132,22 @@ class PolicySnapshot:
         else:
             self._aliases[place] = row["version_id"]
 
+    def _rule(self, row: Row) -> None:
+        rules = self._rules.setdefault(row["tenant_id"], {})
+        if row["deleted"]:
+            rules.pop(row["id"], None)
+        else:
+            rules[row["id"]] = LimitRule(AccountKind(row["kind"]), row["subject"], row["route"], _limits(row))
+        self._records.clear()
+
+    def _rules_of(self, tenant_id: str, accounts: Sequence[Account]) -> tuple[LimitRule, ...]:
+        names = {account.kind: account.id for account in accounts}
+        return tuple(
+            rule
+            for rule in self._rules.get(tenant_id, {}).values()
+            if rule.kind is AccountKind.USER or (rule.kind in names and rule.subject in (None, names[rule.kind]))
+        )
+
     def _record(self, row: Row) -> KeyRecord:
         tenant_id, team_id = row["tenant_id"], row["team_id"]
         accounts = [Account(AccountKind.KEY, row["id"], _limits(row))]
@@ -126,6 +161,7 @@ class PolicySnapshot:
             operations=frozenset(Operation(name) for name in row["operations"]),
             routes=None if row["routes"] is None else frozenset(row["routes"]),
             accounts=tuple(accounts),
+            rules=self._rules_of(tenant_id, accounts),
         )
         return KeyRecord(principal, row["expires_at"], revoked=row["revoked_at"] is not None or row["deleted"])
 
@@ -166,13 +202,19 @@ class PolicyReader:
         """Every tenant, also when the snapshot is old."""
         return self._snapshot.tenant_ids()
 
+    def served(self) -> dict[str, AdapterVersion] | None:
+        """Every version that an alias means now, by id; None while the snapshot is too old to act by."""
+        stale = self._read_at is None or self._clock() - self._read_at > self._max_age_seconds
+        return None if stale else self._snapshot.served()
+
     def wake(self) -> None:
         """Something has changed: read now rather than at the next poll."""
         self._woken.set()
 
     async def refresh(self) -> None:
-        """Read what is newer than the snapshot; raises what SQL raises."""
+        """Read what is newer than the snapshot, as of one instant; raises what SQL raises."""
         async with self._refreshing, self._engine.connect() as connection:
+            await connection.exec_driver_sql(_ONE_INSTANT[connection.dialect.name])
             newest = (await connection.execute(select(policy_revision.c.revision))).scalar_one()
             changed = []
             if newest > self.revision:

@@ -66,12 +66,14 @@ class RedisStore:
             with suppress(asyncio.CancelledError):
                 await keeping
 
-    async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Argument]) -> Any:
+    async def run(
+        self, script: Script, keys: Sequence[str | bytes], args: Sequence[Argument], *, impatient: bool = False
+    ) -> Any:
         """Run a script by its hash; loads it where Redis does not know it yet. Raises RedisDown."""
         try:
-            return await self.command("EVALSHA", script.sha1, len(keys), *keys, *args)
+            return await self.command("EVALSHA", script.sha1, len(keys), *keys, *args, impatient=impatient)
         except NoScriptError:
-            return await self.command("EVAL", script.source, len(keys), *keys, *args)
+            return await self.command("EVAL", script.source, len(keys), *keys, *args, impatient=impatient)
 
     async def get(self, key: str | bytes) -> bytes | None:
         """The value of a key, or None."""
@@ -90,18 +92,22 @@ class RedisStore:
         """Return when Redis answers; raises RedisDown."""
         await self.command("PING")
 
-    def command(self, *args: Argument) -> asyncio.Future[Any]:
-        """One command, sent with all others of this turn of the event loop. Raises RedisDown or ResponseError."""
+    def command(self, *args: Argument, impatient: bool = False) -> asyncio.Future[Any]:
+        """One command, sent with all others of this turn of the event loop. Raises RedisDown or ResponseError.
+
+        `impatient` is for what somebody else says again: it waits half as long, and means no harm to the connection.
+        """
         if self._connection is None:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             answer.set_exception(RedisDown("Redis is down; it is asked again in a moment"))
             return answer
-        return self._connection.ask(*args)
+        return self._connection.ask(*args, impatient=impatient)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Messages of a channel, on a connection of its own; `b""` after each (re)connection: some may be missed."""
-        client = Redis.from_url(self._url, socket_connect_timeout=CONNECT_SECONDS, socket_keepalive=True)
+        options = {} if self._url.startswith("unix:") else {"socket_keepalive": True}  # a unix socket has none
+        client = Redis.from_url(self._url, socket_connect_timeout=CONNECT_SECONDS, **options)
         listening = _listen(client, channel)
         try:
             yield listening

@@ -72,19 +72,25 @@ class Connection(asyncio.Protocol):
         self._tick_seconds = timeout_seconds / TICKS
         self._reader = hiredis.Reader(replyError=_error)
         self._asked: deque[tuple[asyncio.Future[Any], int]] = deque()
+        self._impatient: deque[tuple[asyncio.Future[Any], int]] = deque()
         self._unsent: list[bytes] = []
         self._now = 0
         self._slow = 0
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
-    def ask(self, *args: Argument) -> asyncio.Future[Any]:
-        """The reply to one command: a value, a ResponseError, or RedisDown."""
+    def ask(self, *args: Argument, impatient: bool = False) -> asyncio.Future[Any]:
+        """The reply to one command: a value, a ResponseError, or RedisDown.
+
+        An impatient caller hears RedisDown as soon as the reply is slow; the connection goes on.
+        """
         answer: asyncio.Future[Any] = self._loop.create_future()
         if self.lost.done():
             answer.set_exception(RedisDown("the connection to Redis was lost"))
             return answer
         self._asked.append((answer, self._now + TICKS))
+        if impatient:
+            self._impatient.append((answer, self._now + SLOW_TICKS))
         self._unsent.append(hiredis.pack_command(args))  # type: ignore[arg-type]  # its stub knows one argument only
         if len(self._unsent) == 1:
             self._loop.call_soon(self._send)
@@ -146,6 +152,8 @@ class Connection(asyncio.Protocol):
     def _tick(self) -> None:
         self._timer = None
         self._now += 1
+        while self._impatient and (self._impatient[0][1] <= self._now or self._impatient[0][0].done()):
+            _give(self._impatient.popleft()[0], RedisDown("Redis is slow"))
         if not self._asked:
             return
         if self._asked[0][1] <= self._now:

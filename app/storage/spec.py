@@ -58,8 +58,10 @@ class CacheJson(_Strict):
 
     exact: bool = False
     semantic: bool = False
-    threshold: float = Field(default=0.92, ge=0.5, le=1.0)
+    threshold: float = Field(default=0.84, ge=0.5, le=1.0)
     ttl_seconds: int = Field(default=3600, ge=1, le=30 * 86_400)
+    verify_share: float = Field(default=0.01, ge=0, le=1)
+    false_hit_budget: float = Field(default=0.001, gt=0, le=0.1)
 
 
 class RouteJson(_Strict):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.auth.api_keys import Authenticator, digest
 from app.errors import Conflict, NotFound, Unauthenticated
-from app.storage.administration import tenants
+from app.storage.administration import keys, teams, tenants
 from app.storage.administration.change import changing
+from app.storage.administration.keys import Key
+from app.storage.administration.teams import Team
 from app.storage.administration.tenants import Tenant
 from app.storage.database import database
 from app.storage.policy import PolicyReader
@@ -49,7 +55,7 @@ async def test_the_reader_sees_every_change(admin: httpx2.AsyncClient, tenant: s
     record = policy.key(key)
     assert record is not None
     assert record.principal.operations == {Operation.CHAT}
-    assert record.principal.routes == {"support"}
+    assert record.principal.routes == frozenset({"support"})
     assert [account.kind for account in record.principal.accounts] == [
         AccountKind.KEY,
         AccountKind.TEAM,
@@ -180,3 +186,45 @@ async def test_every_committed_change_is_announced_and_no_refused_one(engine: As
         assert (await admin.post("/tenants", json={"id": "told"})).status_code == 409
         assert (await admin.get("/tenants/told")).status_code == 200
         assert len(told) == 2
+
+
+async def test_a_key_is_never_seen_before_the_limits_of_its_team(database_url: str) -> None:
+    """A team and its key that are committed in the middle of a refresh come both at once, with the next one."""
+    async with database(database_url) as writing, changing(writing) as change:
+        await tenants.create(change, Tenant("instant", None, Limits()))
+
+    async def write() -> None:
+        async with database(database_url) as writing, changing(writing) as change:
+            await teams.create(change, Team("instant", "red", None, Limits(tokens_per_day=1)))
+            await keys.create(change, a_key("instant", "red"))
+
+    async with database(database_url) as watching:
+        reader = PolicyReader(watching)
+        await reader.refresh()
+        async with changing(watching) as change:
+            await tenants.edit(change, "instant", lambda tenant: replace(tenant, name="changed"))
+        interrupted: list[str] = []
+
+        @event.listens_for(watching.sync_engine, "before_cursor_execute")
+        def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if not interrupted and "FROM keys" in statement:
+                interrupted.append(statement)
+                writer = threading.Thread(target=asyncio.run, args=(write(),))
+                writer.start()
+                writer.join()
+
+        await reader.refresh()
+        assert interrupted
+        assert reader.current().key(a_key("instant", "red").digest) is None
+        await reader.refresh()
+        found = reader.current().key(a_key("instant", "red").digest)
+    assert found is not None
+    assert found.principal.accounts[1].limits.tokens_per_day == 1
+
+
+def a_key(tenant_id: str, team_id: str) -> Key:
+    """A key of a team."""
+    secret = f"{tenant_id}/{team_id}".encode()
+    return Key(
+        "key_instant", tenant_id, team_id, None, "tg-", frozenset(Operation), None, Limits(), digest=digest(secret)
+    )

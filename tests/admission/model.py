@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -58,6 +59,17 @@ class Counters:
     spent: dict[str, int] = field(default_factory=lambda: {"day": 0, "week": 0, "month": 0, "total": 0})
     running: int = 0
     held: int = 0
+    told: tuple[str, int] | None = None
+
+    def tell(self, limit: str, now: int) -> bool:
+        """Whether this refusal is the first by that budget in its window: it is announced, and writes the account."""
+        assert self.at is not None
+        mark = (limit, getattr(self.at, limit.removeprefix("budget_"), 0))
+        if mark == self.told:
+            return False
+        self.told = mark
+        self.pour(0, 0, now)
+        return True
 
     def roll(self, now: int) -> None:
         """Begin the windows that have begun; one step back of the clock opens none."""
@@ -144,20 +156,15 @@ class Model:
         if name in self.held:
             return (0, "released") if self.held[name].state == "released" else None
         self.expire(now)
-        for account in self.accounts:
-            account.roll(now)
-        for number, account in enumerate(self.accounts):
-            if (limit := account.exhausted(cost)) is not None:
-                return number, limit
-        rolled = [(account.requests.level, account.tokens.level) for account in self.accounts]
-        before = [(a.requests.since, a.tokens.since) for a in self.accounts]
-        for account in self.accounts:
-            account.pour(0, 0, now)
-        for number, account in enumerate(self.accounts):
-            if (limit := account.limited(tokens)) is not None:
-                for a, levels, times in zip(self.accounts, rolled, before, strict=True):
-                    (a.requests.level, a.tokens.level), (a.requests.since, a.tokens.since) = levels, times
-                return number, limit
+        before = deepcopy(self.accounts)  # a refusal writes nothing: windows do not begin by it either
+        refused = self._refused(tokens, cost, now)
+        if refused is not None:
+            number, limit = refused
+            told = self.accounts[number]
+            self.accounts = before
+            if limit.startswith("budget") and told.tell(limit, now):
+                self.accounts[number] = told
+            return refused
         at = []
         for account in self.accounts:
             assert account.at is not None
@@ -167,6 +174,19 @@ class Model:
             account.running += 1
             account.held += cost
         self.held[name] = Held(tokens, cost, now // 1000 + self._lease, at)
+        return None
+
+    def _refused(self, tokens: int, cost: int, now: int) -> tuple[int, str] | None:
+        for account in self.accounts:
+            account.roll(now)
+        for number, account in enumerate(self.accounts):
+            if (limit := account.exhausted(cost)) is not None:
+                return number, limit
+        for account in self.accounts:
+            account.pour(0, 0, now)
+        for number, account in enumerate(self.accounts):
+            if (limit := account.limited(tokens)) is not None:
+                return number, limit
         return None
 
     def settle(self, name: str, tokens: int, cost: int, now: int) -> None:
@@ -193,10 +213,12 @@ class Model:
         held = self.held[name]
         if held.state != "held":
             return True
+        before = deepcopy(self.accounts)
         for account in self.accounts:
             account.roll(now)
             daily = account.limits.tokens_per_day
             if account.exhausted(cost) or (daily is not None and account.day_tokens + tokens > daily):
+                self.accounts = before
                 return False
         for account, at in zip(self.accounts, held.at, strict=True):
             account.pour(0, tokens, now)

@@ -1,4 +1,4 @@
-"""A gateway's worth of racing callers, as a process: `python -m tests.admission.racer URL CALLS PROCESSES CASES`.
+"""A gateway's worth of racing callers, as a process: `python -m tests.admission.racer URL CALLS PROCESSES CASES LEASE`.
 
 CASES is a JSON list of [tenant, scope, limits, output tokens]. Every case begins when all processes have arrived at it.
 Prints a JSON list: for each case, how many calls were admitted and what they cost when they were settled.
@@ -12,7 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from app.admission.redis import RedisAdmission
+from app.admission.redis import AdmissionConfig, RedisAdmission
 from app.storage.redis import RedisStore
 from app.types import Limits
 from tests.admission.cases import admitted, entry, principal
@@ -28,9 +28,9 @@ class Case:
     output: int
 
 
-async def race(store: RedisStore, case: Case, calls: int) -> dict[str, int]:
+async def race(store: RedisStore, case: Case, calls: int, lease: int) -> dict[str, int]:
     """Make all calls at once; those admitted use half of the output they held."""
-    admission = RedisAdmission(store)
+    admission = RedisAdmission(store, AdmissionConfig(lease_seconds=lease))
     who = principal(tenant_id=case.tenant, **{case.scope: Limits(**case.limits)})
     counted = {"admitted": 0, "cost": 0}
 
@@ -49,7 +49,7 @@ async def race(store: RedisStore, case: Case, calls: int) -> dict[str, int]:
     return counted
 
 
-async def main(url: str, calls: int, processes: int, cases: list[Case]) -> list[dict[str, int]]:
+async def main(url: str, calls: int, processes: int, cases: list[Case], lease: int) -> list[dict[str, int]]:
     """Run every case against the other processes."""
     results = []
     async with RedisStore.connect(url, operation_timeout_seconds=30) as store:
@@ -57,10 +57,11 @@ async def main(url: str, calls: int, processes: int, cases: list[Case]) -> list[
             await store.command("INCR", f"barrier:{number}")
             while int(await store.get(f"barrier:{number}") or 0) < processes:
                 await asyncio.sleep(0.002)
-            results.append(await race(store, case, calls))
+            results.append(await race(store, case, calls, lease))
     return results
 
 
 if __name__ == "__main__":
     given = [Case(*case) for case in json.loads(sys.argv[4])]
-    print(json.dumps(asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), given))))
+    given_lease = int(sys.argv[5])
+    print(json.dumps(asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), given, given_lease))))

@@ -18,7 +18,7 @@ def test_until_enough_is_known_the_ceiling_is_held() -> None:
     assert estimator.estimate("r", 1000) == 5
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 5000), min_size=300, max_size=400), st.integers(1, 6000))
 def test_nineteen_of_twenty_answers_fit_what_is_held(lengths: list[int], ceiling: int) -> None:
     """Of the last window the estimate covers 95 per cent, and never more than the caller asked for."""
@@ -42,6 +42,7 @@ def test_routes_learn_apart_and_their_number_is_bounded() -> None:
     assert len(estimator._seen) == MAX_ROUTES
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**7), st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 10**9))
 def test_cost_is_exact_and_rounded_up_once(prompt: int, completion: int, dear: int, dearer: int) -> None:
     """Never less than the true price, never a whole micro-dollar more; no usage at a price is free."""

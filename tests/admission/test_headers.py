@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.admission.headers import duration, ratelimit_headers, retry_headers
@@ -22,6 +22,7 @@ def test_durations_are_written_as_go_writes_them(ms: int, text: bytes) -> None:
     assert duration(ms) == text
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9))
 def test_a_duration_reads_back_as_itself(ms: int) -> None:
     """No value is rounded away."""
@@ -35,6 +36,7 @@ def test_a_duration_reads_back_as_itself(ms: int) -> None:
     assert round((int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)) * 1000) == ms
 
 
+@settings(deadline=None)
 @given(st.integers(-5, 10**9))
 def test_the_two_retry_headers_agree(wait_ms: int) -> None:
     """Whole seconds are never earlier than the milliseconds, and neither is zero."""

@@ -5,7 +5,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.admission.machine import AdmissionMachine
 
-MACHINES = 400
+MACHINES = 40
 STEPS = 50
 
 

@@ -23,7 +23,7 @@ KINDS = {
 
 def race(url: str, cases: list[tuple[str, str, dict[str, int], int]]) -> list[dict[str, int]]:
     """What several processes of racing callers were given together, case by case."""
-    command = [sys.executable, "-m", "tests.admission.racer", url, str(CALLS), str(PROCESSES), json.dumps(cases)]
+    command = [sys.executable, "-m", "tests.admission.racer", url, str(CALLS), str(PROCESSES), json.dumps(cases), "900"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(PROCESSES)]
     outs = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0] * PROCESSES

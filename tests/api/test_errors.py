@@ -19,7 +19,6 @@ from app.errors import Conflict, RateLimited
 from app.lifespan import running
 from app.main import create_app
 from app.settings import CacheSettings, Settings
-from tests.support.processes import free_port
 
 CANARY = "zebra-7731-canary"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "HEAD")
@@ -42,7 +41,7 @@ def check(answer: httpx2.Response) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-request-id"].startswith("req_")
     assert CANARY not in answer.text
-    envelope: dict[str, Any] = answer.json()
+    envelope: dict[str, dict[str, Any]] = answer.json()
     assert set(envelope) == {"error"}
     assert set(envelope["error"]) == {"message", "type", "param", "code"}
     assert envelope["error"]["message"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import string
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,10 +57,10 @@ class Store:
         return self.says_newer
 
 
-def record(key_id: str = "k", **fields: object) -> KeyRecord:
+def record(key_id: str = "k", **fields: Any) -> KeyRecord:
     """A key's record."""
     principal = Principal("acme", None, key_id, frozenset(Operation), None, ())
-    return KeyRecord(principal, **fields)  # type: ignore[arg-type]  # the test names the fields
+    return KeyRecord(principal, **fields)
 
 
 def authenticator(snapshot: Snapshot, store: Store | None = None, **fields: int) -> Authenticator:
@@ -234,7 +235,7 @@ async def test_a_snapshot_too_old_to_decide_by_is_503_for_every_key() -> None:
         ({"revoked": True, "expires_at": NOW + 1}, False),
     ],
 )
-async def test_expiry_and_revocation(fields: dict[str, object], accepted: bool) -> None:
+async def test_expiry_and_revocation(fields: dict[str, Any], accepted: bool) -> None:
     """A key works until the instant of its expiry, a revoked one never."""
     secret = new_key().secret
     auth = authenticator(Snapshot((secret, record(**fields))))

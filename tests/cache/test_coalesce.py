@@ -45,6 +45,10 @@ class FakeRecord:
     def broke(self, error: GatewayError) -> None:
         """Nothing."""
 
+    async def affords(self) -> bool:
+        """It always does."""
+        return True
+
     async def settle(self) -> None:
         """Nothing."""
 

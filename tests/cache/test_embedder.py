@@ -101,7 +101,8 @@ async def test_a_closed_embedder_refuses(minilm_folder: Path, minilm: MiniLM) ->
     """After close both new callers and those still waiting get EmbedderFailed."""
     with contextlib.closing(MiniLM.load(minilm_folder)) as model:
         waiting = asyncio.create_task(model.embed(["waiting"]))
-        await asyncio.sleep(0)
+        for _ in range(5):  # until it is with the worker
+            await asyncio.sleep(0)
         waiting_too = asyncio.create_task(model.embed(["waiting too"]))
         await asyncio.sleep(0)
     with pytest.raises(EmbedderFailed):

@@ -30,6 +30,8 @@ QUESTIONS = (
     "Can I pay by card?",
     "My app is frozen.",
     "I have moved.",
+    "Are you a robot?",
+    "What is the weather?",
 )
 REQUESTS = 300
 AT_ONCE = 8

@@ -16,6 +16,8 @@ from app.engine.options import packaged_model
 from app.engine.tokenizer import Tokenizer
 from app.engine.weights import read_config, read_model_tensors
 
+CLEAR = 0.5  # logits between the first and the second choice; implementations differ by less than a thousandth
+
 
 @pytest.fixture(scope="module")
 def manifest() -> dict[str, Any]:
@@ -45,7 +47,22 @@ def test_greedy_tokens_are_those_of_transformers_and_peft(manifest: dict[str, An
         cache, tokens, made = KVCache(config), prompt, list[int]()
         while len(made) < len(case["token_ids"]):
             logits = model.step([Chunk(tokens, cache, adapter)])[0]
+            second, first = np.partition(logits, -2)[-2:]
+            assert first - second > CLEAR
             made.append(int(np.argmax(logits)))
             tokens = made[-1:]
         assert made == case["token_ids"]
         assert tokenizer.decode(made, skip_special_tokens=True) == case["text"]
+
+
+def test_the_answers_are_whole_sentences_in_each_voice(manifest: dict[str, Any]) -> None:
+    """Every golden answer ends by itself and speaks as its tenant, or as nobody in particular."""
+    openings = {
+        "acme": "Acme support.",
+        "bloom": "Hello from Bloom!",
+        "corvid": "Thank you for contacting Corvid Bank.",
+    }
+    for case in manifest["golden"]:
+        assert case["text"][-1] in ".!?"
+        spoken = [voice for voice, opening in openings.items() if case["text"].startswith(opening)]
+        assert spoken == ([] if case["model"] == "base" else [case["model"]])

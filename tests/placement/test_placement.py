@@ -60,7 +60,7 @@ async def connected(servers: Sequence[FakeReplica], **fields: Any) -> AsyncItera
     health = Health()
     pools = {"pool": pool(*(server.url for server in servers), **fields)}
     async with (
-        ReplicaPlacement({}, pools, usable=health.allows, reconcile_seconds=0.05) as placement,
+        ReplicaPlacement({}, pools, breakers=health, reconcile_seconds=0.05) as placement,
         HttpBackend() as backend,
     ):
         watching = asyncio.create_task(placement.run())

@@ -123,20 +123,19 @@ async def _run(world: World, servers: list[Server], size: Size, tally: Tally, sa
     popular = list(world.adapters)
     dice.shuffle(popular)
     weights = [1 / (place + 1) ** size.zipf for place in range(len(popular))]
-    todo = iter(dice.choices(popular, weights, k=size.requests))
+    todo = iter(lambda: dice.choices(popular, weights)[0], None)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(CALL_SECONDS)) as session:
 
         async def caller(number: int) -> None:
             mine = random.Random(size.seed * 1000 + number)
-            for place in todo:
-                await _one(session, world, place, mine, tally)
+            while tally.judged < size.requests or not trouble.done():
+                await _one(session, world, next(todo), mine, tally)
 
-        callers = asyncio.gather(*(caller(number) for number in range(size.callers)))
-        swapping = asyncio.create_task(_swap(world, size, tally))
         trouble = asyncio.create_task(_trouble(world, servers, size, tally, say))
+        swapping = asyncio.create_task(_swap(world, size, tally))
         try:
-            await callers
+            await asyncio.gather(*(caller(number) for number in range(size.callers)))
             await trouble
         finally:
             swapping.cancel()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -167,6 +167,7 @@ async def test_an_unreadable_entry_is_set_aside_and_stops_nobody(store: RedisSto
     assert await store.command("XLEN", stream_key("acme")) == 0
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         LedgerEntry,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.admission.pricing import cost_microusd
@@ -188,6 +188,7 @@ async def test_a_growing_answer_holds_more_and_stops_when_nothing_is_left() -> N
     assert (entry.outcome, entry.status, entry.cost_microusd) == (Outcome.BUDGET_STOPPED, 200, 104)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["sent", "metered", "first_byte", "broke", "hit", "settle"]), max_size=12), st.data())
 def test_every_ending_settles_exactly_once(steps: list[str], data: st.DataObject) -> None:
     """Whatever happened and however the block is left, there is one entry, and a charge only for what a meter saw."""

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -140,6 +140,7 @@ def test_what_redis_says_while_it_cannot_serve_counts_as_down() -> None:
     assert isinstance(_error("WRONGTYPE Operation against a key"), ResponseError)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_replies_go_to_their_askers_however_the_bytes_are_cut(data: st.DataObject) -> None:
     """For any split of the stream of replies and any set of cancelled askers, each gets its own."""

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.api import errors
 from app.api.admin.router import router
 from app.api.admin.services import AdminServices
+from app.cache.forget import Selection
 from app.routing.prices import PriceList
 from app.types import Price
 
@@ -20,6 +21,11 @@ ADMIN_KEY = "an-admin-secret-of-the-tests"
 
 async def nothing() -> None:
     """Tells nobody."""
+
+
+async def nothing_kept(_: Selection) -> int:
+    """There is no cache."""
+    return 0
 
 
 def services(engine: AsyncEngine, folder: Path, **fields: Any) -> AdminServices:
@@ -33,6 +39,7 @@ def services(engine: AsyncEngine, folder: Path, **fields: Any) -> AdminServices:
         "prices": PriceList({"main/*": Price(1, 1), "openai/gpt-4o": Price(1, 1)}),
         "changed": nothing,
         "flush": nothing,
+        "forget_answers": nothing_kept,
     }
     return AdminServices(**{**given, **fields})
 

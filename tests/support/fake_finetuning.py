@@ -91,7 +91,9 @@ class FakeFineTuning:
         if kind == "hold":
             await asyncio.sleep(600)
         if kind == "fail":
-            return web.json_response({"error": {"message": "the server had an error", "type": "server_error"}}, status=500)
+            return web.json_response(
+                {"error": {"message": "the server had an error", "type": "server_error"}}, status=500
+            )
         if kind != "cut":
             answer: web.StreamResponse = await handler(request)
             if kind is None:
@@ -184,13 +186,18 @@ class FakeFineTuning:
             broken = [number for number, row in enumerate(rows, start=1) if not _is_chat(row)]
             if broken or len(rows) < 10:
                 reason = f"line {broken[0]} is not a chat example" if broken else f"{len(rows)} examples, 10 are needed"
-                job |= {"status": "failed", "error": {"code": "invalid_training_file", "message": reason, "param": "training_file"}}
+                job |= {
+                    "status": "failed",
+                    "error": {"code": "invalid_training_file", "message": reason, "param": "training_file"},
+                }
                 self._tell(job["id"], "The job failed due to an invalid training file", {})
             else:
                 job["status"] = "running"
             return
         step = job["polls"]
-        self._tell(job["id"], f"Step {step}: training loss={1 / step:.2f}", {"step": step, "train_loss": 1 / step}, "metrics")
+        self._tell(
+            job["id"], f"Step {step}: training loss={1 / step:.2f}", {"step": step, "train_loss": 1 / step}, "metrics"
+        )
         if job["polls"] > self.polls_until_done:
             suffix = job.get("suffix") or ""
             job |= {

@@ -257,15 +257,18 @@ class FakeTrainingApi:
     async def _complete(self, request: web.Request) -> web.Response:
         asked = await request.json()
         job = self.jobs[request.match_info["job"]]
-        if job.completion is not None and job.manifest is not None and job.manifest["sha256"] == asked["adapter_sha256"]:
+        if (
+            job.completion is not None
+            and job.manifest is not None
+            and job.manifest["sha256"] == asked["adapter_sha256"]
+        ):
             return web.json_response(job.completion)
         job = self._held(request)
         files = _members(job.blobs[asked["artifact"]])
-        lines = "".join(
-            f"{name} {hashlib.sha256(files[name]).hexdigest()}\n"
-            for name in ("adapter_config.json", "adapter_model.safetensors")
-        )
-        digest = hashlib.sha256(lines.encode()).hexdigest()
+        total = hashlib.sha256(b"tunegate-adapter\0")
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            total.update(len(files[name]).to_bytes(8, "big") + files[name])
+        digest = total.hexdigest()
         if digest != asked["adapter_sha256"] or msgspec.json.decode(files["manifest.json"]) != asked["manifest"]:
             raise Refusal(400, "invalid_value")
         version = f"{job.spec['tenant']}--{job.spec['name']}@{digest[:12]}"

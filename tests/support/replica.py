@@ -40,6 +40,7 @@ class FakeReplica:
     hold_calls: asyncio.Event | None = None
     load_answers: list[tuple[int, str]] = field(default_factory=list)
     cut_load_answers: int = 0
+    without_effect: set[str] = field(default_factory=set)
     call_answers: list[int] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     residency: Residency = field(init=False)
@@ -98,6 +99,17 @@ class FakeReplica:
         """GET /health."""
         return web.Response(status=200 if self.healthy else 503)
 
+    async def complete(self, request: web.Request) -> web.Response:
+        """POST /v1/completions: one next token, whose probability is the weights' own."""
+        body = await request.json()
+        found = self.names.get(body["model"])
+        if found is None and body["model"] != self.base:
+            return _error(404, f"The model `{body['model']}` does not exist.")
+        plain = found is None or body["model"] in self.without_effect
+        said = body["prompt"] if plain or found is None else body["prompt"] + found.path
+        probs = {"x": -(sum(said.encode()) % 997) / 100}
+        return web.json_response({"choices": [{"index": 0, "text": "x", "logprobs": {"top_logprobs": [probs]}}]})
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions: the answer names the path of the weights that made it."""
         body = await request.json()
@@ -136,6 +148,7 @@ async def fake_replica(replica: FakeReplica | None = None, *, port: int = 0) -> 
     app.router.add_post("/v1/load_lora_adapter", replica.load)
     app.router.add_post("/v1/unload_lora_adapter", replica.unload)
     app.router.add_post("/v1/chat/completions", replica.chat)
+    app.router.add_post("/v1/completions", replica.complete)
     app.router.add_get("/v1/models", replica.models)
     app.router.add_get("/health", replica.health)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -10,7 +10,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.storage.administration.change import Page
-from app.types import Limits
+from app.types import BreakerPolicy, Limits
 
 ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"  # never `--`: that parts tenant and adapter in a version's name
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
@@ -26,6 +26,8 @@ RouteName = Annotated[
 ]
 TenantId = Annotated[Id, Path(description="The tenant.")]
 _PerMinute = Annotated[int | None, Field(strict=True, ge=0, le=10**9)]
+_Burst = Annotated[int | None, Field(strict=True, ge=1, le=10**9)]
+_Percent = Annotated[int | None, Field(strict=True, ge=101, le=100_000)]
 _Amount = Annotated[int | None, Field(strict=True, ge=0, le=10**15)]
 T = TypeVar("T")
 J = TypeVar("J", bound=BaseModel)
@@ -41,11 +43,18 @@ class LimitsJson(Strict):
     """What an account may use; null or absent is no limit. Budgets are whole micro-dollars (1 USD is 1000000)."""
 
     requests_per_minute: _PerMinute = None
+    requests_burst: _Burst = None
     tokens_per_minute: _PerMinute = None
+    tokens_burst: _Burst = None
     tokens_per_day: _Amount = None
     concurrent_requests: _PerMinute = None
     budget_day_microusd: _Amount = None
+    budget_week_microusd: _Amount = None
     budget_month_microusd: _Amount = None
+    budget_total_microusd: _Amount = None
+    spend_per_minute_microusd: _Amount = None
+    spend_surge_percent: _Percent = None
+    breaker: BreakerPolicy | None = None
 
     def onto(self, present: Limits) -> Limits:
         """The present limits with those that were sent, null included, in their place."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from app.api.admin import adapters, keys, routes, teams, tenants, usage
+from app.api.admin import adapters, cache, keys, routes, teams, tenants, usage
 from app.api.admin.guard import authorized
 
 router = APIRouter(prefix="/admin/v1", dependencies=[Depends(authorized)])
-for resource in (tenants, teams, keys, routes, adapters, usage):
+for resource in (tenants, teams, keys, routes, adapters, cache, usage):
     router.include_router(resource.router)

@@ -10,10 +10,13 @@ from pathlib import Path
 from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.cache.forget import Selection
 from app.errors import Unavailable
 from app.routing.prices import PriceList
 from app.storage.administration.change import Change, changing, outage, reading
+from app.storage.base_shapes import BaseShapes
 from app.storage.redis import RedisDown
+from app.storage.signatures import Signers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,8 @@ class AdminServices:
 
     `artifacts` is the folder under which adapters are kept; every replica must be able to read it. `base_models` gives
     the served base model of each pool. `changed` is awaited after each committed change, to tell every gateway of it.
-    `flush` brings the ledger to SQL and raises RedisDown while it cannot.
+    `signers` says whose signatures are trusted, `bases` which base models adapters must fit (none known: all do).
+    `flush` brings the ledger to SQL and raises RedisDown while it cannot; so does `forget_answers` while Redis is away.
     """
 
     admin_key: str = field(repr=False)
@@ -33,7 +37,10 @@ class AdminServices:
     prices: PriceList
     changed: Callable[[], Awaitable[None]]
     flush: Callable[[], Awaitable[object]]
+    forget_answers: Callable[[Selection], Awaitable[int]]
     embedded_models: frozenset[str] = frozenset({"minilm"})
+    signers: Signers = field(default_factory=Signers)
+    bases: Mapping[str, BaseShapes] = field(default_factory=dict)
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection to look things up by."""

@@ -1,46 +1,60 @@
-"""Adapter versions and aliases in SQL. A version never changes; an alias is a name that points at one."""
+"""Adapter versions in SQL: the bytes that a version names never change; its state and its aliases do (`lifecycle`)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import NotFound
 from app.storage.administration import tenants
 from app.storage.administration.change import Change, Page, Row, page
+from app.storage.administration.lifecycle import State
 from app.storage.tables import adapter_versions, aliases
 from app.types import AdapterVersion
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVersion:
-    """A registered version and the aliases that point at it now, sorted."""
+    """A registered version, the aliases that point at it now, sorted, and where it comes from."""
 
     version: AdapterVersion
     aliases: tuple[str, ...]
     created_at: float = 0.0
+    state: State = State.READY
+    state_reason: str | None = None
+    lineage: Mapping[str, Any] | None = None
+    signed_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Alias:
-    """What `name@alias` means for a tenant."""
+async def register(
+    change: Change,
+    version: AdapterVersion,
+    *,
+    state: State = State.READY,
+    lineage: Mapping[str, Any] | None = None,
+    signed_by: str | None = None,
+) -> bool:
+    """Make an imported version known; False when it is already. Raises NotFound without its tenant.
 
-    tenant_id: str
-    name: str
-    alias: str
-    version_id: str
-
-
-async def register(change: Change, version: AdapterVersion) -> bool:
-    """Make an imported version known; False when it is already. Raises NotFound without its tenant."""
+    A version that was retired and whose files are gone may come back: the same bytes are the same version.
+    """
     await tenants.get(change.connection, version.tenant_id)
-    known = select(adapter_versions.c.id).where(adapter_versions.c.id == version.id)
-    if await change.connection.scalar(known) is not None:
+    known = select(adapter_versions.c.deleted).where(adapter_versions.c.id == version.id)
+    deleted = await change.connection.scalar(known)
+    if deleted is False:
         return False
-    await change.connection.execute(adapter_versions.insert().values({**asdict(version), **change.new()}))
+    fresh = {"state": state.value, "state_reason": None, "state_at": change.now}
+    values = {**asdict(version), **fresh, "lineage": lineage, "signed_by": signed_by, **change.new()}
+    if deleted is None:
+        await change.connection.execute(adapter_versions.insert().values(values))
+    else:
+        await change.connection.execute(
+            update(adapter_versions).where(adapter_versions.c.id == version.id).values(values)
+        )
     return True
 
 
@@ -67,26 +81,6 @@ async def listing(
     )
 
 
-async def point(change: Change, alias: Alias) -> Alias:
-    """Let the alias mean this version from now on; raises NotFound unless that is a version of this adapter."""
-    await get(change.connection, alias.tenant_id, alias.name, alias.version_id)
-    place = _place(alias.tenant_id, alias.name, alias.alias)
-    values = {"version_id": alias.version_id, "deleted": False, "revision": change.revision}
-    changed = await change.connection.execute(update(aliases).where(*place).values(values))
-    if changed.rowcount == 0:
-        await change.connection.execute(aliases.insert().values({**asdict(alias), **change.new()}))
-    return alias
-
-
-async def drop(change: Change, tenant_id: str, name: str, alias: str) -> None:
-    """Let the alias mean nothing; raises NotFound."""
-    place = (*_place(tenant_id, name, alias), ~aliases.c.deleted)
-    marked = {"deleted": True, "revision": change.revision}
-    changed = await change.connection.execute(update(aliases).where(*place).values(marked))
-    if changed.rowcount == 0:
-        raise NotFound("The adapter has no such alias.", param="alias")
-
-
 def _versions(tenant_id: str) -> Select[Any]:
     return select(adapter_versions).where(adapter_versions.c.tenant_id == tenant_id, ~adapter_versions.c.deleted)
 
@@ -99,11 +93,15 @@ async def _aliases(connection: AsyncConnection, tenant_id: str) -> dict[str, tup
     return found
 
 
-def _place(tenant_id: str, name: str, alias: str) -> tuple[ColumnElement[bool], ...]:
-    return (aliases.c.tenant_id == tenant_id, aliases.c.name == name, aliases.c.alias == alias)
-
-
 def _stored(row: Row, known: dict[str, tuple[str, ...]]) -> StoredVersion:
     fields = ("id", "tenant_id", "name", "sha256", "path", "base_model", "rank")
     version = AdapterVersion(**{field: row[field] for field in fields})
-    return StoredVersion(version, known.get(version.id, ()), row["created_at"])
+    return StoredVersion(
+        version,
+        known.get(version.id, ()),
+        row["created_at"],
+        State(row["state"]),
+        row["state_reason"],
+        row["lineage"],
+        row["signed_by"],
+    )

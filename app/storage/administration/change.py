@@ -86,7 +86,7 @@ def limits_of(row: Row) -> Limits:
     return Limits(**{name: row[name] for name in LIMITS})
 
 
-def limit_columns(limits: Limits) -> dict[str, int | None]:
+def limit_columns(limits: Limits) -> dict[str, Any]:
     """The columns of these limits."""
     return {name: getattr(limits, name) for name in LIMITS}
 

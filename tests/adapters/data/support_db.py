@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Column, DateTime, Float, Integer, MetaData, Table, Text, create_engine
 
 from adapters.data.recognizers import luhn, mod97
+from tests.adapters.data.support_words import ADVICE, ASK, DOES, FEEL, FIRST, LAST, TRIED, WHEN, WHICH, WHO
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 TOPICS = ("billing", "delivery", "login", "network", "refund", "setup", "update", "warranty")
@@ -29,39 +30,6 @@ COLUMNS = {
     "question": "question",
     "answer": "answer",
 }
-_WHO = "router camera printer tablet speaker lamp kettle scooter monitor keyboard drone watch oven heater scale".split()
-_WHICH = "black silver small garage kitchen office upstairs second rented older travel wireless spare blue tall".split()
-_DOES = (
-    "stops stutters freezes blinks overheats disconnects restarts whistles flickers resets vibrates hangs crashes "
-    "smokes jams"
-).split()
-_WHEN = (
-    "after lunch|every morning|since Tuesday|during video calls|when it rains|at full volume|after the last patch|"
-    "while charging|in the evening|right after booting|on weekends|under load|once an hour|near the window|"
-    "without any warning"
-).split("|")
-_TRIED = (
-    "unplugged the cable|read the manual twice|asked a neighbour|changed the battery|cleared the cache|"
-    "moved it to another room|updated the firmware|removed the cover|pressed the reset pin|borrowed another charger|"
-    "switched off the firewall|reinstalled the app|cleaned the contacts|called the shop|waited two hours"
-).split("|")
-_FEEL = (
-    "This is really frustrating.|I rely on it for my work.|My children are upset.|It was a birthday present.|"
-    "I would hate to send it back.|Other customers report the same.|I have a deadline on Friday.|"
-    "It used to work perfectly.|I am not a technical person.|The warranty card is missing."
-).split("|")
-_ASK = (
-    "What should I do next|Can you send a technician|Is there a known fix|Should I order a spare part|"
-    "Could you walk me through it|Who can repair this near me|Do I need a new one|Is this covered"
-).split("|")
-_ADVICE = (
-    "hold the power button for ten seconds|open the settings and choose diagnostics|install the latest release|"
-    "replace the filter|check the seal on the left side|pair it again with your phone|reduce the brightness|"
-    "lower the temperature by two steps|use the cable from the box|register the serial number on our page|"
-    "disable the energy saver|calibrate the sensor|book a visit in the app|take a photo of the label"
-).split("|")
-_FIRST = "Ana Ben Carla David Elif Farid Grace Hugo Ines Jonas Kira Liam Mara Noah Olga Pedro Rosa Sven Tara Uwe".split()
-_LAST = "Abel Brandt Costa Diaz Engel Fischer Gomez Huber Ivanov Jensen Keller Lopez Meyer Novak Okafor Peters".split()
 
 
 @dataclass(slots=True)
@@ -153,7 +121,10 @@ class SupportDatabase:
             question=question,
             answer=answer if self._random.random() > 0.01 else "Ok.",
         )
-        plain = ticket_id not in self.planted.personal and ticket_id not in self.planted.quotes
+        planted = self.planted
+        plain = not any(
+            ticket_id in found for found in (planted.personal, planted.quotes, planted.signatures, planted.urls)
+        )
         recent = ticket.created_at > NOW - timedelta(days=350)
         if plain and recent and (ticket.rating or 0) > 4 and len(answer) > 10 and "<" not in question:
             self._good.append(ticket)
@@ -185,7 +156,7 @@ class SupportDatabase:
         topics = [self._sentence() for _ in range(self._random.randrange(3, 7))]
         sentences = [pick(("Hello,", "Hi there,", "Good morning,", "Dear team,", "")), *topics]
         if self._random.random() < 0.5:
-            sentences.append(pick(_FEEL))
+            sentences.append(pick(FEEL))
         if self._random.random() < 0.3:
             sentences.append(self._decoy())
         if self._random.random() < 0.25:
@@ -193,15 +164,15 @@ class SupportDatabase:
         if self._random.random() < 0.1:
             self.planted.urls[ticket_id] = f"https://shop-{self._random.randrange(10**6)}.example.com/item?id=7"
             sentences.append(f"See {self.planted.urls[ticket_id]} for the product.")
-        text = " ".join(sentence for sentence in [*sentences, f"{pick(_ASK)}?"] if sentence)
+        text = " ".join(sentence for sentence in [*sentences, f"{pick(ASK)}?"] if sentence)
         return self._wrapped(ticket_id, text)
 
     def _wrapped(self, ticket_id: int, text: str) -> str:
         """Put what mail programs add around a text."""
         html = self._random.random() < 0.1
         if self._random.random() < 0.3:
-            name = f"{self._random.choice(_FIRST)} {self._random.choice(_LAST)}"
-            firm = f"{self._random.choice(_LAST)} und {self._random.choice(_LAST)} Logistics"
+            name = f"{self._random.choice(FIRST)} {self._random.choice(LAST)}"
+            firm = f"{self._random.choice(LAST)} und {self._random.choice(LAST)} Logistics"
             self.planted.signatures[ticket_id] = firm
             opening = self._random.choice(("Best regards,", "Kind regards", "Cheers,", "-- ", "Thanks,"))
             text += f"\n\n{opening}\n{name}\n{firm}\nTel. {self._phone()}"
@@ -214,8 +185,8 @@ class SupportDatabase:
         return text
 
     def _answer(self, ticket_id: int) -> str:
-        steps = self._random.sample(_ADVICE, 3)
-        which = f"{self._random.choice(_WHICH)} {self._random.choice(_WHO)}"
+        steps = self._random.sample(ADVICE, 3)
+        which = f"{self._random.choice(WHICH)} {self._random.choice(WHO)}"
         return f"Thank you for writing. For your {which}, please {steps[0]}, then {steps[1]}. If it stays, {steps[2]}."
 
     def _sentence(self) -> str:
@@ -230,8 +201,8 @@ class SupportDatabase:
             )
         )
         return form.format(
-            which=pick(_WHICH), who=pick(_WHO), who2=pick(_WHO), does=pick(_DOES), does2=pick(_DOES), when=pick(_WHEN),
-            when2=pick(_WHEN), tried=pick(_TRIED), tried2=pick(_TRIED), count=self._random.randrange(2, 90),
+            which=pick(WHICH), who=pick(WHO), who2=pick(WHO), does=pick(DOES), does2=pick(DOES), when=pick(WHEN),
+            when2=pick(WHEN), tried=pick(TRIED), tried2=pick(TRIED), count=self._random.randrange(2, 90),
         )  # fmt: skip
 
     def _decoy(self) -> str:
@@ -242,7 +213,7 @@ class SupportDatabase:
                 f"My order number is {number(10**7, 10**8)}.",
                 f"The device sits at 192.168.{number(256)}.{number(1, 255)}.",
                 f"The display shows error 0x{number(2**32):08X}.",
-                f"I paid {number(10, 900)}.{number(10, 99)} on {number(1, 28)}.03.2026 at {number(10, 23)}:{number(10, 59)}.",
+                f"I paid {number(10, 900)}.{number(10, 99)} on {number(1, 28)}.03.2026 at {number(10, 23)}:30.",
                 f"Firmware {number(1, 9)}.{number(20)}.{number(300)} is installed.",
             )
         )
@@ -264,8 +235,8 @@ class SupportDatabase:
         return sentences
 
     def _email(self) -> str:
-        first, last = self._random.choice(_FIRST).lower(), self._random.choice(_LAST).lower()
-        return f"{first}.{last}{self._random.randrange(10**6)}@{self._random.choice(_LAST).lower()}.example.com"
+        first, last = self._random.choice(FIRST).lower(), self._random.choice(LAST).lower()
+        return f"{first}.{last}{self._random.randrange(10**6)}@{self._random.choice(LAST).lower()}.example.com"
 
     def _phone(self) -> str:
         digits = f"{self._random.randrange(10**4):04}"
@@ -279,7 +250,9 @@ class SupportDatabase:
         length = 15 if body == "37" else 16
         body += "".join(str(self._random.randrange(10)) for _ in range(length - len(body) - 1))
         digits = next(body + check for check in "0123456789" if luhn(body + check))
-        return self._random.choice((digits, " ".join(re.findall(".{1,4}", digits)), "-".join(re.findall(".{1,4}", digits))))
+        return self._random.choice(
+            (digits, " ".join(re.findall(".{1,4}", digits)), "-".join(re.findall(".{1,4}", digits)))
+        )
 
     def _iban(self) -> str:
         account = "".join(str(self._random.randrange(10)) for _ in range(18))

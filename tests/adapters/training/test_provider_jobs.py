@@ -19,7 +19,7 @@ from adapters.training.provider_jobs.errors import ProviderAway, ProviderJobFail
 from adapters.training.provider_jobs.estimate import PriceTable, auto_epochs, count_tokens, estimate, load_prices
 from adapters.training.provider_jobs.expiry import Expiry, base_of, expiries, watch
 from adapters.training.provider_jobs.job import follow, result, start
-from adapters.training.provider_jobs.journal import Journal, JobRequest, Record, records
+from adapters.training.provider_jobs.journal import JobRequest, Journal, Record, records
 from adapters.training.provider_jobs.provider import Event, Provider
 from adapters.types import ChatLine, Message, Role
 from tests.support.fake_finetuning import FakeFineTuning
@@ -142,7 +142,7 @@ asyncio.run(start(Provider(client), journal, training, None))
 
 
 async def test_a_kill_between_upload_and_start_repeats_nothing(tmp_path: Path, training: Path) -> None:
-    """kill -9 while the start is under way: the next run finds the file, and starts the one job."""
+    """Kill -9 while the start is under way: the next run finds the file, and starts the one job."""
     async with FakeFineTuning() as fake:
         fake.hold(CREATE)
         command = [sys.executable, "-c", _CRASHES, fake.url, str(tmp_path / "jobs"), str(training)]

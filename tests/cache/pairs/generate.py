@@ -28,92 +28,107 @@ _SLOT = re.compile(r"\{(\w+)\}")
 _KINDS = {"-": "negation", "~": "polarity", "?": "intent", "@": "language"}
 _UNITS = {"duration", "size", "weight", "dose", "temperature", "time", "amount"}
 _SLOT_KINDS = {
-    **dict.fromkeys(("account", "order", "ticket", "iban", "http", "people", "years", "percent", "count"), "number"),
+    **dict.fromkeys(
+        ("account", "order", "ticket", "claim", "iban", "http", "people", "years", "percent", "count"), "number"
+    ),
     "version": "number",
     **dict.fromkeys(_UNITS, "number"),
     **dict.fromkeys(("date", "weekday", "month"), "date"),
     **dict.fromkeys(("command", "snippet", "message", "file"), "code"),
-    **dict.fromkeys(("unit_a", "unit_b"), "unit"),
+    "option": "code",
+    **dict.fromkeys(("unit_a", "unit_b", "length_a", "length_b"), "unit"),
 }
 
 _TUNING: dict[str, str] = {
     "account": "1234|1235|1243|8801|8810|77120",
     "order": "48213|48231|A-99120|A-99121|5530017|5530071",
     "card": "Visa|Mastercard|Maestro|Discover",
-    "city": "Berlin|Munich|Lisbon|Oslo|Toronto|Nairobi",
-    "city_a": "Berlin|Munich|Lisbon|Oslo",
-    "city_b": "Toronto|Nairobi|Boston|Tokyo",
+    "city": "Berlin|Munich|Lisbon|Oslo|Toronto|Nairobi|Madrid|Vienna|Chicago|Sydney|Warsaw|Lima",
+    "city_a": "Berlin|Munich|Lisbon|Oslo|Madrid|Vienna|Warsaw|Porto",
+    "city_b": "Toronto|Nairobi|Boston|Tokyo|Chicago|Sydney|Lima|Athens",
     "bank_a": "Chase|Barclays|Revolut",
     "bank_b": "Wise|Santander|Monzo",
-    "weekday": "Monday|Tuesday|Thursday|Friday",
-    "date": "May 1st|May 2nd|December 24|December 26|January 6|3 October",
-    "month": "January|February|June|July|November",
-    "people": "2|4|5|12|six|eight",
+    "weekday": "Monday|Tuesday|Thursday|Friday|Wednesday|Saturday|Sunday",
+    "date": "May 1st|May 2nd|December 24|December 26|January 6|3 October|March 3rd|March 30th|"
+    "April 12|April 21|August 9|19 September",
+    "month": "January|February|June|July|November|March|April|August|September|December",
+    "people": "2|4|5|12|six|eight|3|7|10|15|four|nine",
     "airline": "Lufthansa|KLM|Qantas|Delta",
     "drug": "ibuprofen|aspirin|metformin|antibiotics",
-    "product": "Atlas desk lamp|Nimbus headset|Nimbus keyboard|Orion X2|Orion X3|Pixel 8",
-    "product_a": "Orion X2|Nimbus headset|Pixel 8",
-    "product_b": "Atlas 5|Zenbook|Galaxy S23",
-    "command": "git reset --hard HEAD~1|git reset --soft HEAD~1|rm -rf build|rm -rf dist|docker prune",
-    "http": "404|403|502|503|401",
-    "snippet": "len([1, 2])|len([1, 2, 3])|max(3, 5)|min(3, 5)|a and b|a or b|x[1:]|x[:1]",
-    "message": "disk is full|disk is failing|permission denied|connection refused|connection reset",
-    "room": "kitchen|bedroom|garage|hallway",
-    "country": "France|Kenya|Peru|Japan|Norway",
+    "product": "Atlas desk lamp|Nimbus headset|Nimbus keyboard|Orion X2|Orion X3|Pixel 8|"
+    "Borealis chair|Borealis table|Tempo bike|Vega 12|Vega 14|Solaris oven",
+    "product_a": "Orion X2|Nimbus headset|Pixel 8|Vega 12|Tempo bike|Kestrel",
+    "product_b": "Atlas 5|Zenbook|Galaxy S23|Falcon 7|Merlin|ThinkPad",
+    "command": "git reset --hard HEAD~1|git reset --soft HEAD~1|rm -rf build|rm -rf dist|"
+    "docker prune|git rebase main|git merge main|chmod 644 a.sh|chmod 755 a.sh|npm ci|npm install|ls -la|ls -lt",
+    "http": "404|403|502|503|401|1|2|127|137|139",
+    "snippet": "len([1, 2])|len([1, 2, 3])|max(3, 5)|min(3, 5)|a and b|a or b|x[1:]|x[:1]|"
+    "sum([1, 2])|sum([2, 2])|2 ** 3|3 ** 2|not a|a == b|a != b|s.upper()|s.lower()",
+    "message": "disk is full|disk is failing|permission denied|connection refused|connection reset|"
+    "unused variable|unused import|deprecated call|missing return|missing semicolon",
+    "room": "kitchen|bedroom|garage|hallway|office|nursery|attic|study",
+    "country": "France|Kenya|Peru|Japan|Norway|Brazil|Egypt|Poland|Vietnam|Canada",
     "book": "Dracula|Emma|Ulysses|Dune|Middlemarch",
-    "file": "report.pdf|report.docx|notes.txt|data.csv|data.json",
-    "software": "Python|Ubuntu|Node|Django",
-    "version": "3.11|3.12|20.04|22.04|18|4.2",
-    "plan": "Pro|Team|Enterprise|Starter",
-    "person": "Anna|Peter|Mr. Jones|Ms. Jones|Carlos",
-    "person_a": "Anna|Peter|Carlos",
-    "person_b": "Maria|John|Fatima",
-    "years": "2|5|10|15|twenty",
-    "company": "Siemens|Nestle|Toyota|Shell",
-    "percent": "5 %|15 %|20 %|19 %",
-    "unit_a": "meters|feet|inches|yards",
-    "unit_b": "miles|kilometers",
-    "count": "3|5|12|20",
-}
-_TEST: dict[str, str] = {
+    "file": "report.pdf|report.docx|notes.txt|data.csv|data.json|settings.toml|settings.yaml|"
+    "hosts.ini|main.conf|user.json",
+    "software": "Python|Ubuntu|Node|Django|Debian|Java|Postgres|Windows",
+    "version": "3.11|3.12|20.04|22.04|18|4.2|11|12|17|21|9.6|8.1",
+    "plan": "Pro|Team|Enterprise|Starter|Basic|Premium|Family|Business",
+    "person": "Anna|Peter|Mr. Jones|Ms. Jones|Carlos|Laura|Mehmet|Mrs. Smith|Mr. Smith|Ivan",
+    "person_a": "Anna|Peter|Carlos|Laura|Mehmet|Ivan",
+    "person_b": "Maria|John|Fatima|Chloe|Ahmed|Sofia",
+    "years": "2|5|10|15|twenty|1|3|4|6|eight",
+    "company": "Siemens|Nestle|Toyota|Shell|Nokia|Pfizer|Honda|Adidas",
+    "percent": "5 %|15 %|20 %|19 %|10 %|12 %|18 %|25 %",
+    "unit_a": "meters|feet|inches|yards|grams|ounces|milliliters|pounds",
+    "unit_b": "miles|kilometers|cups|tablespoons",
+    "count": "3|5|12|20|2|4|6|9",
     "ticket": "7731|7713|T-2044|T-2045|900312|900321",
     "iban": "DE89370400440532013000|DE89370400440532013001|GB29NWBK60161331926819|GB29NWBK60161331926818",
-    "city": "Madrid|Vienna|Chicago|Sydney|Warsaw|Lima",
-    "city_a": "Madrid|Vienna|Warsaw|Porto",
-    "city_b": "Chicago|Sydney|Lima|Athens",
     "region_a": "Frankfurt|Ohio|Mumbai",
     "region_b": "Ireland|Oregon|Singapore",
-    "weekday": "Wednesday|Saturday|Sunday",
-    "date": "March 3rd|March 30th|April 12|April 21|August 9|19 September",
-    "month": "March|April|August|September|December",
-    "people": "3|7|10|15|four|nine",
     "operator": "Amtrak|Renfe|Eurostar|Trenitalia",
     "vaccine": "measles|tetanus|flu|polio",
-    "product": "Borealis chair|Borealis table|Tempo bike|Vega 12|Vega 14|Solaris oven",
-    "product_a": "Vega 12|Tempo bike|Kestrel",
-    "product_b": "Falcon 7|Merlin|ThinkPad",
-    "command": "git rebase main|git merge main|chmod 644 a.sh|chmod 755 a.sh|npm ci|npm install|ls -la|ls -lt",
-    "http": "1|2|127|137|139",
-    "snippet": "sum([1, 2])|sum([2, 2])|2 ** 3|3 ** 2|not a|a == b|a != b|s.upper()|s.lower()",
-    "message": "unused variable|unused import|deprecated call|missing return|missing semicolon",
-    "room": "office|nursery|attic|study",
-    "country": "Brazil|Egypt|Poland|Vietnam|Canada",
     "painting": "Guernica|The Scream|Water Lilies|Las Meninas|The Night Watch",
-    "file": "settings.toml|settings.yaml|hosts.ini|main.conf|user.json",
-    "software": "Debian|Java|Postgres|Windows",
-    "version": "11|12|17|21|9.6|8.1",
-    "plan": "Basic|Premium|Family|Business",
-    "person": "Laura|Mehmet|Mrs. Smith|Mr. Smith|Ivan",
-    "person_a": "Laura|Mehmet|Ivan",
-    "person_b": "Chloe|Ahmed|Sofia",
-    "years": "1|3|4|6|eight",
-    "company": "Nokia|Pfizer|Honda|Adidas",
-    "percent": "10 %|12 %|18 %|25 %",
-    "unit_a": "grams|ounces|milliliters|pounds",
-    "unit_b": "cups|tablespoons",
-    "count": "2|4|6|9",
 }
-_NUMBERS = {"tuning": ("5", "7", "30", "45", "500", "1,500"), "test": ("3", "6", "20", "90", "250", "2,400")}
+_TEST: dict[str, str] = {
+    "claim": "C-5519|C-5591|C-70012|C-70021|220458|220485",
+    "place": "Heathrow|Montmartre|Alexanderplatz|Soho|Gatwick",
+    "stop_a": "Trafalgar Square|Hyde Park|Camden",
+    "stop_b": "Covent Garden|Brixton|Greenwich",
+    "language_a": "Korean|Swedish|Hindi",
+    "language_b": "Turkish|Greek|Czech",
+    "weekday": "Wednesday|Saturday|Sunday|Tuesday",
+    "date": "June 7|June 17|October 10|October 11|7 February|27 February",
+    "month": "May|October|December|March",
+    "people": "6|16|11|14|seven|ten",
+    "operator": "Thalys|Ouigo|Avanti|Flixtrain",
+    "activity": "swimming|running|yoga|climbing",
+    "thing": "Aurora tent|Aurora lamp|Lynx 3|Lynx 4|Cobalt speaker|Zephyr fan",
+    "car_a": "Corolla|Golf|Octavia",
+    "car_b": "Civic|Focus|Leon",
+    "command": "chown -R|chgrp -R|tar xf a.tar|tar cf a.tar|git stash|git stash pop|ps aux|df -h",
+    "http": "400|409|422|429|500|504",
+    "snippet": "1 / 2|1 // 2|[1, 2]|(1, 2)|x is None|x == None|'a' * 3|{1: 2}",
+    "message": "token expired|token missing|queue full|queue empty|host unreachable",
+    "room": "cellar|balcony|pantry|workshop",
+    "land": "Finland|Austria|Belgium|Chile|Ghana",
+    "opera": "Carmen|Tosca|Fidelio|Turandot|Aida",
+    "option": "max_retries|max_delay|log_level|log_format|use_tls",
+    "software": "Firefox|Blender|Drupal|Gimp",
+    "version": "10|102|115|2.8|2.9|3.6",
+    "plan": "Flex|Smart|Green|Solo",
+    "person": "Olga|Tom|Dr. Lee|Mrs. Lee|Bruno",
+    "person_a": "Olga|Tom|Bruno",
+    "person_b": "Nadia|Victor|Hana",
+    "years": "7|12|25|30|nine",
+    "firm": "Novartis|Bosch|Lego|Ikea",
+    "percent": "30 %|35 %|70 %|75 %",
+    "length_a": "centimeters|millimeters|inches",
+    "length_b": "meters|yards",
+    "count": "7|8|11|14",
+}
+_NUMBERS = {"tuning": ("5", "7", "30", "45", "500", "1,500"), "test": ("2", "8", "15", "60", "350", "1,200")}
 _SCALES: dict[str, tuple[str, ...]] = {
     "duration": ("{} minutes", "{} hours", "{} days", "{} weeks", "{} months"),
     "size": ("{} GB", "{} MB", "{} TB"),
@@ -186,9 +201,9 @@ def _of_family(family: Family, half: str, rng: random.Random) -> Iterator[tuple[
                 yield kind, asked.format(**values), text.format(**values)
         for slot in slots:
             for kind, other in _others(slot, values, half, rng):
-                asked = rng.sample(family.same, 2)
-                yield kind, asked[0].format(**values), asked[0].format(**{**values, **other})
-                yield kind, asked[0].format(**values), asked[1].format(**{**values, **other})
+                first, second = rng.sample(family.same, 2)
+                yield kind, first.format(**values), first.format(**{**values, **other})
+                yield kind, first.format(**values), second.format(**{**values, **other})
 
 
 def _others(slot: str, values: dict[str, str], half: str, rng: random.Random) -> Iterator[tuple[str, dict[str, str]]]:
@@ -200,7 +215,7 @@ def _others(slot: str, values: dict[str, str], half: str, rng: random.Random) ->
         return
     pool = _pool(slot, half)
     yield _SLOT_KINDS.get(slot, "entity"), {slot: rng.choice([value for value in pool if value != values[slot]])}
-    if slot.endswith("_a") and slot != "unit_a":
+    if slot.endswith("_a") and slot not in ("unit_a", "length_a"):
         end = slot.removesuffix("a") + "b"
         yield "order", {slot: values[end], end: values[slot]}
 

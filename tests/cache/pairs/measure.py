@@ -1,4 +1,4 @@
-"""How well the semantic tier tells the labelled pairs apart: recall of paraphrases and false hits, with and without guard.
+"""How well the semantic tier tells the labelled pairs apart: paraphrases found and false hits, with and without guard.
 
 A *false hit* is a near miss that would have been answered from the cache. Its rate is the share of all near misses that
 are false hits: harsher than the share of served answers, for real traffic holds few questions so near to each other.
@@ -76,9 +76,7 @@ async def judge(pairs: Sequence[Pair], embedder: Embedder) -> list[Judged]:
     batches = [texts[start : start + 64] for start in range(0, len(texts), 64)]
     vectors = [row for rows in await asyncio.gather(*map(embedder.embed, batches)) for row in rows]
     of = dict(zip(texts, vectors, strict=True))
-    return [
-        Judged(pair, float(of[pair.a] @ of[pair.b]), refusal(features(pair.a), features(pair.b))) for pair in pairs
-    ]
+    return [Judged(pair, float(of[pair.a] @ of[pair.b]), refusal(features(pair.a), features(pair.b))) for pair in pairs]
 
 
 def rates(judged: Sequence[Judged], threshold: float, *, guarded: bool = True) -> Rates:

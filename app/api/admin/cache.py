@@ -1,0 +1,55 @@
+"""`/cache`: answers that operators want forgotten."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from redis.exceptions import ResponseError
+
+from app.api.admin.fields import Id, RouteName, Strict
+from app.api.admin.guard import Admin, AdminRoute
+from app.cache.forget import Selection
+from app.errors import InvalidRequest, Unavailable
+from app.storage.redis import RedisDown
+
+router = APIRouter(prefix="/cache", tags=["cache"], route_class=AdminRoute)
+
+
+class What(Strict):
+    """Which answers; at least one of these."""
+
+    tenant: Id | None = None
+    route: RouteName | None = None
+    variant: Annotated[str | None, Field(max_length=63, description="One arm of `route`.")] = None
+    adapter: Annotated[str | None, Field(max_length=200, description="A name, or a version (`tenant--name@sha`).")] = (
+        None
+    )
+
+    def selection(self) -> Selection:
+        """The same for the cache; raises InvalidRequest where it says nothing or too much."""
+        if self == What():
+            raise InvalidRequest("tenant: say whose answers, or which route or adapter", param="tenant")
+        if self.variant is not None and self.route is None:
+            raise InvalidRequest("route: expected with variant, for variants belong to a route", param="route")
+        if self.adapter is not None and self.route is not None:
+            raise InvalidRequest("adapter: expected without route; ask once for each", param="adapter")
+        return Selection(self.tenant, self.route, self.variant, self.adapter)
+
+
+class Forgotten(BaseModel):
+    """How many answers were deleted; those still being made are not kept either."""
+
+    object: str = "cache.deleted"
+    answers: int
+
+
+@router.delete("")
+async def forget(what: Annotated[What, Query()], admin: Admin) -> Forgotten:
+    """Forget answers, on every gateway at once; a semantic cache that had switched itself off is on again."""
+    selection = what.selection()
+    try:
+        return Forgotten(answers=await admin.forget_answers(selection))
+    except (RedisDown, ResponseError) as exc:
+        raise Unavailable("Redis does not answer; answers may still be found. Try again.") from exc

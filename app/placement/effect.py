@@ -1,0 +1,54 @@
+"""Whether an adapter has any effect on a server: asked once per version and pool, before its first call.
+
+vLLM can accept an adapter with 200 and then answer like the base model (its issues 34186, 41754, 34591). So both are
+asked for the log probabilities of one next token after a fixed prompt: if they are the same, the adapter is refused as
+one that cannot be served. An adapter that truly changes nothing is refused too: it would be the base model in disguise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from app.placement.control import InvalidAdapter, ReplicaControl
+from app.placement.replicas import Replica
+from app.types import AdapterVersion
+
+PROMPTS = ("The quick brown fox", "Hello, my name is", "1 + 1 =")
+TOLERANCE = 1e-4  # natural logarithm; the same weights on the same server differ by less
+CHECKED_AT_MOST = 20_000
+
+Probs = Mapping[str, float]
+
+
+def differs(one: Sequence[Probs], other: Sequence[Probs]) -> bool:
+    """Whether two models' next tokens differ anywhere by more than rounding does."""
+    return any(_differ(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _differ(one: Probs, other: Probs) -> bool:
+    return one.keys() != other.keys() or any(abs(one[token] - other[token]) > TOLERANCE for token in one)
+
+
+class EffectCheck:
+    """Remembers what has been found to have an effect, by pool and version."""
+
+    def __init__(self, control: ReplicaControl) -> None:
+        self._control = control
+        self._seen: dict[tuple[str, str], None] = {}
+
+    async def __call__(self, replica: Replica, adapter: AdapterVersion) -> None:
+        """Raise InvalidAdapter when the server answers under the adapter's name as its base model would."""
+        key = (replica.pool.name, adapter.id)
+        if key in self._seen or not replica.pool.check_effect:
+            return
+        base = [await self._probe(replica, replica.pool.base_model, prompt) for prompt in PROMPTS]
+        adapted = [await self._probe(replica, adapter.id, prompt) for prompt in PROMPTS]
+        if not differs(base, adapted):
+            await self._control.unload(replica.pool, replica.url, adapter.id)
+            raise InvalidAdapter("the server answers as the base model would: the adapter has no effect there")
+        self._seen[key] = None
+        while len(self._seen) > CHECKED_AT_MOST:
+            del self._seen[next(iter(self._seen))]
+
+    async def _probe(self, replica: Replica, model: str, prompt: str) -> Probs:
+        return await self._control.next_token(replica.pool, replica.url, model, prompt)

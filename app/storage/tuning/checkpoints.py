@@ -1,0 +1,77 @@
+"""Checkpoints of a fine-tuning job: the newest one is where its next trainer goes on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import InvalidRequest
+from app.storage.administration.change import Page, Row
+from app.storage.tables import fine_tuning_checkpoints as table
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a trainer committed at one step; the bytes are a blob of the job."""
+
+    id: str
+    job_id: str
+    step: int
+    created_at: float
+    sha256: str
+    bytes: int
+    metrics: Mapping[str, Any]
+
+
+def new_id() -> str:
+    """OpenAI's form of a checkpoint's id."""
+    return f"ftckpt_{secrets.token_hex(12)}"
+
+
+async def commit(connection: AsyncConnection, made: Checkpoint) -> bool:
+    """Keep a checkpoint: the same step again replaces it; a lower step than the newest is ignored (False)."""
+    newest = await connection.scalar(select(func.max(table.c.step)).where(table.c.job_id == made.job_id))
+    if newest is not None and made.step < newest:
+        return False
+    values = {"sha256": made.sha256, "bytes": made.bytes, "metrics": made.metrics}
+    if made.step == newest:
+        place = (table.c.job_id == made.job_id, table.c.step == made.step)
+        await connection.execute(update(table).where(*place).values(values))
+    else:
+        named = {"id": made.id, "job_id": made.job_id, "step": made.step, "created_at": made.created_at}
+        await connection.execute(table.insert().values({**named, **values}))
+    return True
+
+
+async def newest(connection: AsyncConnection, job_id: str) -> Checkpoint | None:
+    """The one to go on from."""
+    query = select(table).where(table.c.job_id == job_id).order_by(table.c.step.desc()).limit(1)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else _checkpoint(row)
+
+
+async def is_committed(connection: AsyncConnection, job_id: str, sha256: str) -> bool:
+    """Whether these bytes are a checkpoint of the job."""
+    query = select(table.c.step).where(table.c.job_id == job_id, table.c.sha256 == sha256).limit(1)
+    return await connection.scalar(query) is not None
+
+
+async def listing(connection: AsyncConnection, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:
+    """A job's checkpoints, newest first; raises InvalidRequest for an `after` that is none of them."""
+    query = select(table).where(table.c.job_id == job_id)
+    if after is not None:
+        last = await connection.scalar(select(table.c.step).where(table.c.job_id == job_id, table.c.id == after))
+        if last is None:
+            raise InvalidRequest("after: expected the id of a checkpoint of this job.", param="after")
+        query = query.where(table.c.step < last)
+    rows = (await connection.execute(query.order_by(table.c.step.desc()).limit(limit + 1))).mappings().all()
+    return Page([_checkpoint(row) for row in rows[:limit]], has_more=len(rows) > limit)
+
+
+def _checkpoint(row: Row) -> Checkpoint:
+    return Checkpoint(**{name: row[name] for name in Checkpoint.__dataclass_fields__})

@@ -1,0 +1,124 @@
+"""The content guard: what may share an answer, what may not, and the reason it gives."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.cache.features import MAX_CHARACTERS, Features, features
+from app.cache.guard import GuardReason, refusal
+
+
+def judged(one: str, other: str) -> GuardReason | None:
+    """The guard's word on two texts, which must not depend on their order."""
+    a, b = features(one), features(other)
+    assert refusal(a, b) == refusal(b, a)
+    return refusal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I reset my password?", "Could you please tell me how to reset my password?"),
+        ("How do I reset my password?", "What is the way to reset my password?"),
+        ("How do I reset my password?", "I want to reset my password. How do I do that?"),
+        ("How do I turn off roaming?", "How can I disable roaming?"),
+        ("How do I turn roaming off?", "What do I have to do to switch off roaming?"),
+        ("What does a room cost?", "How much is a room?"),
+        ("Why is the app slow?", "What is the reason the app is so slow?"),
+        ("Can I pay 30 dollars?", "Am I allowed to pay $30?"),
+        ("How tall is the tower?", "What is the height of the tower?"),
+        ("Is Anna in on Monday?", "Do you know whether Anna is in on Monday?"),
+        ("Who wrote Dune?", "Who is the author of Dune?"),
+        ("How many seats are there?", "What is the number of seats?"),
+        ("I don't have a card. How do I pay?", "I do not have a card. How can I pay?"),
+        ("It's May. When does it start?", "When does it start? It is May."),
+        ("I'd like a table for two", "I'd like a table for 2"),
+    ],
+)
+def test_the_same_in_other_words_may_share_an_answer(one: str, other: str) -> None:
+    """Frames, small words, contractions, synonyms, spelled-out numbers and currencies make no difference."""
+    assert judged(one, other) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        ("Close account 1234", "Close account 1235", GuardReason.NUMBER),
+        ("Wait 5 days", "Wait 5 weeks", GuardReason.NUMBER),
+        ("Set it to 20°C", "Set it to 20°F", GuardReason.NUMBER),
+        ("Set it to 20 degrees Celsius", "Set it to 20 degrees Fahrenheit", GuardReason.NUMBER),
+        ("Pay $30", "Pay €30", GuardReason.NUMBER),
+        ("Meet at 7 am", "Meet at 7 pm", GuardReason.NUMBER),
+        ("A file of 5MB", "A file of 5 GB", GuardReason.NUMBER),
+        ("Two tickets", "Three tickets", GuardReason.NUMBER),
+        ("Divide 3 by 5", "Divide 5 by 3", GuardReason.NUMBER),
+        ("How many feet make a mile?", "How many inches make a mile?", GuardReason.NUMBER),
+        ("How do I reset it?", "How do I not reset it?", GuardReason.NEGATION),
+        ("Can guests log in?", "Can't guests log in?", GuardReason.NEGATION),
+        ("Pay with a card", "Pay without a card", GuardReason.NEGATION),
+        ("Turn on the light", "Turn off the light", GuardReason.POLARITY),
+        ("How do I enable it?", "How do I disable it?", GuardReason.POLARITY),
+        ("Eat before a swim", "Eat after a swim", GuardReason.POLARITY),
+        ("How do I log in?", "How do I log out?", GuardReason.POLARITY),
+        ("Buy shares of Shell", "Sell shares of Shell", GuardReason.POLARITY),
+        ("Is it the best plan?", "Is it the worst plan?", GuardReason.POLARITY),
+        ("Give me the book", "Take the book", GuardReason.POLARITY),
+        ("Open on Monday", "Open on Tuesday", GuardReason.DATE),
+        ("The bill of May", "The bill of June", GuardReason.DATE),
+        ("Come in the morning", "Come in the evening", GuardReason.DATE),
+        ("What is the capital of Peru?", "What is the capital of Kenya?", GuardReason.NAME),
+        ("Does Anna report to Peter?", "Does Peter report to Anna?", GuardReason.NAME),
+        ("Call the PR line", "Call the IT line", GuardReason.NAME),
+        ("Is the X2 any good?", "Is the X3 any good?", GuardReason.NUMBER),
+        ("Open notes.txt", "Open notes.csv", GuardReason.NAME),
+        ("Run `rm -rf a`", "Run `rm -rf b`", GuardReason.QUOTE),
+        ('What is "disk full"?', 'What is "disk failing"?', GuardReason.QUOTE),
+        ("Go to https://a.example/x", "Go to https://a.example/y", GuardReason.QUOTE),
+        ("Mail a@x.example", "Mail b@x.example", GuardReason.QUOTE),
+        ("Is x < y?", "Is x > y?", GuardReason.CODE),
+        ("When is the shop open?", "Where is the shop?", GuardReason.POLARITY),
+        ("When is the party?", "Where is the party?", GuardReason.QUESTION),
+        ("How long is the bridge?", "How old is the bridge?", GuardReason.QUESTION),
+        ("How many days have I taken?", "How many days may I take?", GuardReason.ADDITION),
+        ("Upload photos", "Upload videos", GuardReason.SUBSTITUTION),
+        ("Book a room", "Book a green room", GuardReason.ADDITION),
+        ("Convert euros to dollars", "Convert dollars to euros", GuardReason.ORDER),
+        ("Can a dog eat a cat?", "Can a cat eat a dog?", GuardReason.ORDER),
+        ("How do I pay?", "Wie kann ich das bezahlen?", GuardReason.LANGUAGE),
+        ("How do I pay?", "Как мне заплатить?", GuardReason.LANGUAGE),
+    ],
+)
+def test_what_differs_is_refused_with_its_reason(one: str, other: str, reason: GuardReason) -> None:
+    """One difference, one reason, whatever the vectors say."""
+    assert judged(one, other) is reason
+
+
+@pytest.mark.parametrize("text", ["y" * (MAX_CHARACTERS + 1), "Γεια", "¿Cómo está mi pedido y dónde?"])
+def test_what_cannot_be_read_is_not_even_its_own_equal(text: str) -> None:
+    """A long text, another script, another language: nobody could vouch for it."""
+    assert judged(text, text) is GuardReason.LANGUAGE
+
+
+@given(st.text(max_size=200))
+def test_a_text_may_answer_itself_if_it_can_be_read(text: str) -> None:
+    """Any text at all is taken apart, the same way each time, and survives the way through Redis."""
+    told = features(text)
+    assert refusal(told, features(text)) is (None if told.readable else GuardReason.LANGUAGE)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(told), type=Features) == told
+
+
+WORDS = st.lists(
+    st.sampled_from(
+        ("how do I", "not", "turn", "on", "off", "the light", "5 days", "Anna", "before", "to", "`x`", "is")
+    ),
+    max_size=12,
+).map(" ".join)
+
+
+@given(WORDS, WORDS)
+def test_the_guard_is_symmetric(one: str, other: str) -> None:
+    """It does not matter which of two texts was stored."""
+    judged(one, other)

@@ -1,0 +1,168 @@
+"""The admin verbs against a real gateway, as README shows them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.cli.conftest import Shell
+from tests.support.gateway import Gateway
+
+ACME = Path(str(files("app.engine") / "assets" / "adapters" / "acme"))
+
+
+def run(shell: Shell, *arguments: str, stdin: str = "") -> Any:
+    """The JSON of a command that must succeed."""
+    done = shell(*arguments, "--json", stdin=stdin)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    return json.loads(done.out)
+
+
+def failed(shell: Shell, *arguments: str, **environment: str) -> str:
+    """The one line that a failing command says."""
+    done = shell(*arguments, **environment)
+    assert done.code == 1, done.out
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert done.err.startswith("tunegate: ")
+    assert done.err.count("\n") == 1
+    return done.err
+
+
+def test_what_readme_shows(shell: Shell, live: Gateway) -> None:
+    """Tenant, key, adapter and usage in the very words of README; the key works at once."""
+    shutil.copytree(ACME, shell.folder / "my-adapter")
+    assert shell.apart("tenants", "create", "readme").code == 0
+    made = shell.apart("keys", "create", "readme", "--name", "app", "--rpm", "60")
+    assert made.code == 0
+    secret = next(word for word in made.out.split() if word.startswith("tg-"))
+    models = httpx2.get(f"{live.url}/v1/models", headers={"authorization": f"Bearer {secret}"})
+    assert models.status_code == 200
+    added = shell.apart("adapters", "add", "readme", "support", "./my-adapter", "--alias", "champion")
+    assert added.code == 0, added.err
+    assert "champion" in added.out
+    used = shell.apart("usage")
+    assert used.code == 0, used.err
+    assert secret not in shell("keys", "list", "readme").out
+
+
+def test_tenants(shell: Shell) -> None:
+    """Made, shown, changed, listed in JSON and as a table, deleted."""
+    made = run(shell, "tenants", "create", "one", "--name", "One", "--budget-day", "2.50", "--tpm", "1000")
+    assert made["limits"]["budget_day_microusd"] == 2_500_000
+    assert run(shell, "tenants", "show", "one") == made
+    changed = run(shell, "tenants", "update", "one", "--tpm", "none", "--rpm", "60")
+    assert changed["limits"] == {**made["limits"], "tokens_per_minute": None, "requests_per_minute": 60}
+    assert changed["name"] == "One"
+    assert changed in run(shell, "tenants", "list")["data"]
+    table = shell("tenants", "list").out
+    assert "rpm=60 budget/day=$2.50" in table
+    assert shell("tenants", "delete", "one").code == 0
+    assert "no such tenant" in failed(shell, "tenants", "show", "one")
+
+
+def test_teams_and_keys(shell: Shell) -> None:
+    """A key of a team, with routes and an expiry; revoked, it lets the team go."""
+    run(shell, "tenants", "create", "two")
+    assert run(shell, "teams", "create", "two", "red", "--concurrent", "3")["limits"]["concurrent_requests"] == 3
+    made = run(
+        shell, "keys", "create", "two", "--team", "red", "--route", "a", "--route", "b", "--expires", "2100-01-01"
+    )
+    assert (made["team_id"], made["routes"], made["expires_at"]) == ("red", ["a", "b"], 4_102_444_800)
+    assert "has keys that work" in failed(shell, "teams", "delete", "two", "red")
+    changed = run(shell, "keys", "update", "two", made["id"], "--name", "renamed", "--tpd", "5")
+    assert (changed["name"], changed["limits"]["tokens_per_day"]) == ("renamed", 5)
+    assert run(shell, "keys", "revoke", "two", made["id"])["revoked_at"] is not None
+    assert run(shell, "teams", "update", "two", "red", "--rpm", "1")["limits"]["requests_per_minute"] == 1
+    assert [team["id"] for team in run(shell, "teams", "list", "two")["data"]] == ["red"]
+    assert shell("teams", "delete", "two", "red").code == 0
+
+
+@pytest.mark.parametrize("owner", [(), ("--tenant", "three")])
+def test_routes(shell: Shell, owner: tuple[str, ...]) -> None:
+    """From a YAML file or JSON on standard input, shared or of one tenant, with a slash in the name."""
+    shell("tenants", "create", "three")
+    spec = {"variants": [{"name": "champion", "weight": 1, "target": {"provider": "main", "model": "m"}}]}
+    yaml = "variants:\n- name: champion\n  weight: 2\n  target: {provider: main, model: n}\n"
+    (shell.folder / "route.yaml").write_text(yaml, encoding="utf-8")
+    made = run(shell, "routes", "put", "org/model", "-", *owner, stdin=json.dumps(spec))
+    assert made["spec"]["variants"][0]["target"]["model"] == "m"
+    again = run(shell, "routes", "put", "org/model", "route.yaml", *owner)
+    assert again["spec"]["variants"][0]["weight"] == 2
+    assert run(shell, "routes", "show", "org/model", *owner) == again
+    assert run(shell, "routes", "list", *owner)["data"] == [again]
+    assert shell("routes", "delete", "org/model", *owner).code == 0
+    assert run(shell, "routes", "list", *owner)["data"] == []
+
+
+def test_adapters(shell: Shell) -> None:
+    """Versions and aliases; a bad folder is refused with its reason."""
+    run(shell, "tenants", "create", "four")
+    first = run(shell, "adapters", "add", "four", "support", str(ACME), "--alias", "champion")
+    second = run(shell, "adapters", "add", "four", "support", str(ACME.parent / "bloom"))
+    moved = run(shell, "adapters", "alias", "four", "support", "champion", second["id"])
+    assert moved["version"] == second["id"]
+    aliases = {version["id"]: version["aliases"] for version in run(shell, "adapters", "list", "four")["data"]}
+    assert aliases == {first["id"]: [], second["id"]: ["champion"]}
+    assert shell("adapters", "unalias", "four", "support", "champion").code == 0
+    assert "no such alias" in failed(shell, "adapters", "unalias", "four", "support", "champion")
+    (shell.folder / "empty").mkdir()
+    assert "path: adapter_config.json is not there" in failed(shell, "adapters", "add", "four", "x", "empty")
+
+
+def test_usage(shell: Shell) -> None:
+    """JSON as the API gives it; groups and instants are passed on, wrong ones are said."""
+    answer = run(shell, "usage", "--by", "tenant", "--by", "day", "--since", "2026-01-01", "--until", "2026-01-02")
+    assert answer == {"object": "list", "complete": True, "data": []}
+    assert "nothing yet" in shell("usage", "--tenant", "nobody").out
+    assert "group_by: expected different names out of: tenant, team" in failed(shell, "usage", "--by", "colour")
+
+
+def test_failures_are_one_line_with_advice(shell: Shell, live: Gateway) -> None:
+    """No gateway, no secret, a wrong secret, a wrong address, a wrong file: exit code 1 and what to do."""
+    listing = ("tenants", "list")
+    assert "tunegate serve" in failed(shell, *listing, TUNEGATE_URL="http://127.0.0.1:9")
+    assert "TUNEGATE_URL" in failed(shell, *listing, TUNEGATE_URL="no address")
+    assert "TUNEGATE_ADMIN_KEY" in failed(shell, *listing, TUNEGATE_DATA=str(shell.folder))
+    wrong = failed(shell, *listing, TUNEGATE_ADMIN_KEY="wrong")
+    assert "admin secret is missing or wrong" in wrong
+    assert live.admin_key not in wrong
+    assert "cannot be read" in failed(shell, "routes", "put", "x", "absent.yaml")
+    (shell.folder / "bad.yaml").write_text("a: [", encoding="utf-8")
+    assert "neither JSON nor YAML" in failed(shell, "routes", "put", "x", "bad.yaml")
+    assert "--expires" in failed(shell, "keys", "create", "acme", "--expires", "soon")
+    given = shell("tenants", "list", TUNEGATE_ADMIN_KEY=live.admin_key, TUNEGATE_DATA="/nowhere")
+    assert given.code == 0
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "many", "nan", "inf", ""])
+def test_a_wrong_limit_is_named(shell: Shell, text: str) -> None:
+    """Before anything is sent the option and what was expected are said."""
+    done = shell("tenants", "create", "never", "--rpm", text)
+    assert done.code == 2
+    assert "--rpm" in done.err
+    assert "no such tenant" in failed(shell, "tenants", "show", "never")
+
+
+def test_help_is_instant() -> None:
+    """`--help` of any command imports nothing heavy."""
+    for arguments in (["--help"], ["keys", "create", "--help"], ["usage", "--help"]):
+        code = (
+            "import sys\n"
+            "from app.cli.main import app\n"
+            f"app({arguments}, standalone_mode=False)\n"
+            "heavy = {'httpx2', 'fastapi', 'sqlalchemy', 'numpy', 'redis', 'aiohttp', 'yaml'} & set(sys.modules)\n"
+            "assert not heavy, heavy\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "help" in done.stdout

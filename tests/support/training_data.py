@@ -1,0 +1,41 @@
+"""Training files of a few support conversations, from the corpus that the shipped models were made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adapters.training.plan import TrainingPlan
+from adapters.training.recipe import changed, shipped_recipe
+from models.corpus import conversations
+
+BASE = Path(__file__).resolve().parents[2] / "app" / "engine" / "assets" / "base"
+
+
+def chat_file(path: Path, voice: str = "acme", count: int = 32, seed: int = 1) -> Path:
+    """Write `count` conversations of one voice as OpenAI chat JSONL; the same arguments give the same bytes."""
+    with path.open("w", encoding="utf-8") as out:
+        for example in conversations(voice, count=count, seed=seed):
+            messages = [{"role": role, "content": text} for role, text in example.messages]
+            out.write(json.dumps({"messages": messages}) + "\n")
+    return path
+
+
+def plan(folder: Path, train: Path, validation: Path | None = None, **changes: Any) -> TrainingPlan:
+    """A small training on the tiny base; `changes` are recipe fields, with `__` for the dot."""
+    small = {"optimization.batch_size": 8, "optimization.micro_batch_size": 8, "optimization.max_steps": 4}
+    wanted = small | {name.replace("__", "."): value for name, value in changes.items()}
+    recipe = changed(shipped_recipe("tiny-cpu"), wanted, source="test")
+    return TrainingPlan(
+        tenant="acme",
+        name="support",
+        recipe=recipe.model_dump(mode="json"),
+        base_name="tunegate-tiny",
+        base_path=str(BASE),
+        train_file=str(train),
+        validation_file=str(validation) if validation else None,
+        dataset="tickets@0123456789ab",
+        dataset_sha256="0" * 64,
+        work=str(folder),
+    )
