@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 
-.PHONY: help install run deps vllm test check format lint types imports format-check bench models clean
+# One thread per process for linear algebra: the tests' small matrices lose more to hand-overs than they win.
+PYTHON_ONE := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python
+
+.PHONY: help install run deps vllm test check format lint types imports format-check bench bench-placement \
+	prove-money prove-adapters prove-cache prove-training models clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,7 +41,7 @@ $(VLLM)/.installed:
 	@touch $@
 
 test: deps $(BIN)/.installed-dev vllm check ## everything: install, check, and run all tests on real parts
-	$(BIN)/python -m pytest
+	$(PYTHON_ONE) -m pytest
 
 check: $(BIN)/.installed-dev format-check lint types imports ## formatting, lint, types, import contracts
 
@@ -59,7 +63,22 @@ imports: ## import-linter: the layers of docs/architecture.md
 bench: $(BIN)/.installed-dev ## CPU per request of the gateway beside a bare relay, in one run
 	$(BIN)/python -m benchmarks.request_path
 
-models: ## make the shipped tiny base and adapters again (needs `pip install '.[models]'`)
+bench-placement: $(BIN)/.installed-dev ## the placement code in a simulation, beside four other ways to route
+	$(PYTHON_ONE) -m benchmarks.placement
+
+prove-money: deps $(BIN)/.installed-dev ## the long proof that no budget is overspent and no usage is free
+	$(PYTHON_ONE) -m tests.prove.money
+
+prove-adapters: deps $(BIN)/.installed-dev vllm ## the long proof that no answer comes from a wrong adapter
+	$(PYTHON_ONE) -m tests.prove.adapters
+
+prove-cache: deps $(BIN)/.installed-dev ## the long proof that no cached answer is another's
+	$(PYTHON_ONE) -m tests.prove.cache
+
+prove-training: deps $(BIN)/.installed-dev vllm ## the long proof from tickets to a served adapter
+	$(PYTHON_ONE) -m tests.prove.training
+
+models: $(BIN)/.installed-dev ## make the shipped tiny base and adapters again (an hour)
 	$(BIN)/python -m models.make_models --out app/engine/assets
 
 clean: ## remove the environments and the demo's data
