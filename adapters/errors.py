@@ -26,9 +26,10 @@ class ConfigurationError(SidecarError):
 class MissingLibraryError(SidecarError):
     """An optional part of the package is not installed."""
 
-    def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed: run `pip install 'tunegate[{extra}]'`")
-        self.library = library
+    @classmethod
+    def of(cls, library: str, extra: str) -> MissingLibraryError:
+        """Name the library and the extra that brings it."""
+        return cls(f"{library} is not installed: run `pip install 'tunegate[{extra}]'`")
 
 
 class SourceError(SidecarError):

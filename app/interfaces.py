@@ -19,6 +19,7 @@ from app.types import (
     CacheStatus,
     Call,
     Choice,
+    ColdStart,
     Endpoint,
     KeyRecord,
     LedgerEntry,
@@ -47,6 +48,14 @@ class Policy(Protocol):
 
     def adapter(self, tenant_id: str, name: str, alias: str) -> AdapterVersion | None:
         """The version that the tenant's alias points at."""
+        ...
+
+    def previous_adapter(self, tenant_id: str, name: str, alias: str) -> AdapterVersion | None:
+        """The version that the alias pointed at before, if it can still be called."""
+        ...
+
+    def cold_start(self, tenant_id: str) -> ColdStart:
+        """The tenant's rule for calls whose adapter is not loaded."""
         ...
 
 

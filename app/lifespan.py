@@ -13,20 +13,28 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import SecretStr
 from redis.exceptions import ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.admission.idempotency import Idempotency
+from app.admission.local import LocalConfig, LocalShare
 from app.admission.pricing import cost_microusd
 from app.admission.redis import AdmissionConfig, RedisAdmission
 from app.api.admin.services import AdminServices
+from app.api.fine_tuning.services import FileLimits, TrainingServices
 from app.auth.api_keys import Authenticator
+from app.auth.fetch import key_set
+from app.auth.identity import Identity
+from app.auth.tokens import Tokens
 from app.backends.embedded import EmbeddedBackend
 from app.backends.failover import Failover
 from app.backends.health import Health, RetryBudget
@@ -38,16 +46,18 @@ from app.cache.embedder import MiniLM
 from app.cache.forget import Forgetter
 from app.cache.remote import EmbeddingService, RemoteEmbedder
 from app.errors import Unavailable
-from app.interfaces import TokenCounter
-from app.interfaces import Embedder
+from app.interfaces import Embedder, TokenCounter
 from app.observability.correlation import current_trace_id
 from app.observability.metrics import Metrics
 from app.observability.tracing import NoTracing, Tracing, tracing
 from app.pipeline import Stages, answer
 from app.placement.placement import ReplicaPlacement
+from app.recording.egress import public_client
 from app.recording.flusher import Flusher
 from app.recording.recorder import Recorder
+from app.recording.webhooks import Deliverer
 from app.routing.call import Bounds
+from app.routing.price_sources import PriceFile, PriceFileError, PublicPrices, is_listed, listed_provider
 from app.routing.prices import PriceList
 from app.routing.routes import Router
 from app.settings import Settings, SettingsError
@@ -55,11 +65,18 @@ from app.storage.announcements import Announcements
 from app.storage.base_shapes import BaseShapes
 from app.storage.database import database
 from app.storage.embedded_redis import embedded_redis
+from app.storage.events import append_events
 from app.storage.janitor import Janitor
 from app.storage.kept_secret import kept_secret
+from app.storage.objects import LocalObjects
 from app.storage.policy import PolicyReader
 from app.storage.redis import RedisDown, RedisStore
+from app.storage.s3 import S3
+from app.storage.sealing import SealBroken, Sealer
 from app.storage.signatures import Signers
+from app.storage.tuning.jobs import Budget
+from app.storage.tuning.leases import Terms
+from app.storage.tuning.sweeper import Sweeper
 from app.storage.usage import append_ledger
 from app.types import Reply, Request
 
@@ -75,10 +92,11 @@ class Gateway:
 
     settings: Settings
     answer: Callable[[Request], AbstractAsyncContextManager[Reply]]
-    authenticator: Authenticator
+    authenticator: Identity
     tracing: Tracing | NoTracing
     policy: PolicyReader
     admin: AdminServices
+    training: TrainingServices
     metrics: Metrics
     checks: dict[str, Check]
 
@@ -96,12 +114,20 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         store = await stack.enter_async_context(_redis(settings, folder, metrics))
         engine = await stack.enter_async_context(_sql(settings, folder))
         embedder = await _embedder(stack, settings, folder)
+        sealer = Sealer.of(_secret(settings.identity.master_key, folder, "master.key"))
         policy = PolicyReader(
-            engine, poll_seconds=settings.policy_poll_seconds, max_age_seconds=settings.policy_max_age_seconds
+            engine,
+            poll_seconds=settings.policy_poll_seconds,
+            max_age_seconds=settings.policy_max_age_seconds,
+            unseal=partial(_unseal, sealer),
         )
         await policy.refresh()
         announcements = Announcements(store, policy, poll_seconds=settings.policy_poll_seconds)
-        authenticator = Authenticator(policy, newer=announcements.newer)
+        authenticator = Identity(
+            Authenticator(policy, newer=announcements.newer),
+            _tokens(settings, policy),
+            settings.identity.own_provider_keys,
+        )
         health = Health(time.monotonic)
         placement = await stack.enter_async_context(
             ReplicaPlacement(
@@ -116,8 +142,15 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         failover = Failover(
             placement, backend, EmbeddedBackend(embedder, _counter(embedder)), health, RetryBudget(time.monotonic)
         )
-        hash_user = _user_hasher(folder)
-        admission = RedisAdmission(store, _admission(settings), on_refusal=metrics.refused, hash_user=hash_user)
+        hash_user = _user_hasher(settings, folder)
+        admission = RedisAdmission(
+            store,
+            _admission(settings),
+            on_refusal=metrics.refused,
+            hash_user=hash_user,
+            local=_local(settings),
+            on_outage=metrics.decided_without_redis,
+        )
         cache = AnswerCache(
             store,
             await _cache_embedder(stack, settings, embedder),
@@ -129,8 +162,10 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             store,
             partial(append_ledger, engine),
             policy.tenant_ids,
+            write_events=partial(append_events, engine),
             write_errors=(SQLAlchemyError, OSError),
             on_lost=metrics.lost,
+            on_event=metrics.budget_event,
         )
         metrics.watch(
             policy_age_seconds=lambda: policy.age_seconds,
@@ -147,25 +182,44 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             reach=failover.reach,
             replier=Replier(approximate_tokens),
         )
+        objects = LocalObjects(folder / "objects")
+        webhooks = await stack.enter_async_context(
+            public_client(
+                timeout_seconds=settings.webhooks.timeout_seconds,
+                allow_private=settings.webhooks.allow_private_networks,
+            )
+        )
+        admin = replace(
+            _admin(settings, folder, engine, announcements, flusher, Forgetter(store, policy.tenant_ids)),
+            hash_user=hash_user,
+            seal=sealer.seal,
+        )
+        idempotency = Idempotency(store, authenticator.principal, partial(answer, stages))
         stack.push_async_callback(_flush_last, flusher)
         stack.push_async_callback(admission.drain)
+        stack.push_async_callback(idempotency.drain)
         stack.push_async_callback(cache.drain)
         for loop in (
             policy.run(),
             Janitor(engine, folder / "objects", horizon_seconds=settings.adapters.files_horizon_seconds).run(),
             announcements.listen(),
+            placement.gossip.tell(store, (RedisDown, ResponseError)),
+            placement.gossip.listen(store),
             flusher.run(),
             placement.run(),
             _sweep(admission, policy, metrics),
+            Sweeper(engine, objects, _terms(settings)).run(),
+            Deliverer(engine, webhooks, admin.webhook_key, allow_private=admin.private_webhooks).run(),
         ):
             stack.push_async_callback(_stopped, asyncio.create_task(loop))
         yield Gateway(
             settings=settings,
-            answer=partial(answer, stages),
+            answer=idempotency,
             authenticator=authenticator,
             tracing=traces,
             policy=policy,
-            admin=_admin(settings, folder, engine, announcements, flusher, Forgetter(store, policy.tenant_ids)),
+            admin=admin,
+            training=_training(settings, folder, admin, authenticator, policy, objects),
             metrics=metrics,
             checks={
                 "redis": partial(_redis_answers, store),
@@ -241,6 +295,27 @@ def _admission(settings: Settings) -> AdmissionConfig:
     return AdmissionConfig(chosen.lease_seconds, chosen.default_output_tokens)
 
 
+def _tokens(settings: Settings, policy: PolicyReader) -> Tokens | None:
+    issuers = [issuer.value() for issuer in settings.identity.issuers]
+    return Tokens(issuers, policy.current, key_set) if issuers else None
+
+
+def _unseal(sealer: Sealer, sealed: bytes, place: tuple[str, ...]) -> str:
+    """A provider key, or the empty one that the router refuses by: never the gateway's own key instead."""
+    try:
+        return sealer.open(sealed, place)
+    except SealBroken:
+        _logger.error("provider_key_not_opened", tenant=place[0], provider=place[-1])  # noqa: TRY400 - says it all
+        return ""
+
+
+def _local(settings: Settings) -> LocalShare | None:
+    chosen = settings.admission
+    if chosen.without_redis == "refuse":
+        return None
+    return LocalShare(LocalConfig(chosen.gateways, chosen.allowance_microusd))
+
+
 def _cache(settings: Settings) -> CacheConfig:
     chosen = settings.cache
     return CacheConfig(
@@ -254,17 +329,44 @@ def _cache(settings: Settings) -> CacheConfig:
 
 def _prices(settings: Settings) -> PriceList:
     prices = settings.prices
-    known = {name: price.value() for name, price in prices.models.items()}
-    return PriceList(known, prices.default.value() if prices.unknown == "default" else None)
+    changes = {
+        name: sorted(((change.instant(), change.value()) for change in price.changes), key=itemgetter(0))
+        for name, price in prices.models.items()
+    }
+    try:
+        file = PriceFile({}) if prices.file is None else PriceFile.read(prices.file)
+    except PriceFileError as exc:
+        raise SettingsError(str(exc)) from exc
+    return PriceList(
+        {name: price.value() for name, price in prices.models.items()},
+        prices.default.value() if prices.unknown == "default" else None,
+        changes=changes,
+        files=file,
+        public=PublicPrices(_priced_as(settings) if prices.public else {}),
+    )
+
+
+def _priced_as(settings: Settings) -> dict[str, str]:
+    """By which provider of the public list each of ours is known."""
+    chosen = {provider.name: provider.priced_as for provider in settings.providers}
+    found = {
+        name: chosen.get(name) or listed_provider(provider.base_url)
+        for name, provider in settings.all_providers().items()
+    }
+    unknown = sorted(name for name in chosen.values() if name is not None and not is_listed(name))
+    if unknown:
+        raise SettingsError(f"providers: priced_as: the public price list has no provider '{unknown[0]}'")
+    return {name: listed for name, listed in found.items() if listed is not None}
 
 
 def _base_models(settings: Settings) -> dict[str, str]:
     return {name: pool.base_model for name, pool in settings.all_pools().items()}
 
 
-def _user_hasher(folder: Path) -> Callable[[str, str], str]:
+def _user_hasher(settings: Settings, folder: Path) -> Callable[[str, str], str]:
     """Users appear in the ledger as a keyed hash only: equal within a tenant, meaningless elsewhere."""
-    key = kept_secret(folder, "user.key").encode()
+    given = settings.user_hash_key
+    key = (given.get_secret_value() if given else kept_secret(folder, "user.key")).encode()
 
     def hashed(tenant_id: str, user: str) -> str:
         return hmac.new(key, f"{len(tenant_id)}:{tenant_id}{user}".encode(), hashlib.sha256).hexdigest()
@@ -280,9 +382,8 @@ def _admin(
     flusher: Flusher,
     forgetter: Forgetter,
 ) -> AdminServices:
-    given = settings.admin_key
     return AdminServices(
-        admin_key=given.get_secret_value() if given else kept_secret(folder, "admin.key"),
+        admin_key=_secret(settings.admin_key, folder, "admin.key"),
         engine=engine,
         artifacts=folder / "objects",
         base_models=_base_models(settings),
@@ -292,12 +393,57 @@ def _admin(
         flush=flusher.flush_once,
         forget_answers=forgetter.forget,
         signers=_signers(settings),
-        bases={name: BaseShapes.read(path) for name, path in settings.adapters.bases.items()},
+        s3=_s3(settings),
+        bases={name: BaseShapes.read(base.config_file) for name, base in settings.adapters.bases.items()},
+        webhook_key=_secret(settings.webhook_key, folder, "webhook.key"),
+        private_webhooks=settings.webhooks.allow_private_networks,
     )
 
 
+def _training(
+    settings: Settings,
+    folder: Path,
+    admin: AdminServices,
+    authenticator: Identity,
+    policy: PolicyReader,
+    objects: LocalObjects,
+) -> TrainingServices:
+    chosen = settings.training
+
+    def budget(tenant_id: str) -> Budget:
+        return Budget(**chosen.tenants.get(tenant_id, chosen.budget).model_dump())
+
+    return TrainingServices(
+        admin=admin,
+        authenticate=authenticator.principal,
+        policy=policy.current,
+        objects=objects,
+        pools=settings.all_pools(),
+        trainer_secret=_secret(settings.trainer_secret, folder, "trainer.key"),
+        terms=_terms(settings),
+        limits=FileLimits(chosen.max_file_bytes, chosen.max_stored_bytes, chosen.max_artifact_bytes),
+        budget=budget,
+        providers=frozenset(chosen.providers),
+    )
+
+
+def _terms(settings: Settings) -> Terms:
+    return Terms(settings.training.lease_seconds, settings.training.max_attempts)
+
+
+def _secret(given: SecretStr | None, folder: Path, name: str) -> str:
+    return given.get_secret_value() if given else kept_secret(folder, name)
+
+
+def _s3(settings: Settings) -> S3 | None:
+    store = settings.adapters.s3
+    if store.access_key is None:
+        return None
+    return S3(store.endpoint, store.region, store.access_key, store.signing_key.get_secret_value())
+
+
 def _signers(settings: Settings) -> Signers:
-    keys = {name: bytes.fromhex(key) for name, key in settings.adapters.trusted_signers.items()}
+    keys = {name: bytes.fromhex(signer.public_key) for name, signer in settings.adapters.signers.items()}
     return Signers(keys, settings.adapters.require_signature)
 
 

@@ -7,21 +7,35 @@ Every field says its unit in its name and its meaning in its description. Unknow
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.auth.tokens import Issuer
 from app.types import Pool, Price, Provider
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")]
 Source = Annotated[str, Field(pattern=r"^(https?://[^\s/]+(/[^\s]*)?|dns://[^\s/:]+:\d+|k8s://[^\s/]+/[^\s/:]+:\d+)$")]
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+Usd = Annotated[float, Field(ge=0, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -53,6 +67,9 @@ class ProviderSettings(_Section):
     name: Name = Field(description="The name that routes use.")
     base_url: Url = Field(description="Address, with or without a closing /v1.")
     api_key: SecretStr | None = Field(default=None, description="Sent as a bearer token; better given as environment.")
+    priced_as: str | None = Field(
+        default=None, description="The provider of the public price list that this is; none finds it by its address."
+    )
     connect_timeout_seconds: Seconds = Field(default=2.0, description="To open a connection, in seconds.")
     first_byte_timeout_seconds: Seconds = Field(default=120.0, description="Until the answer starts, in seconds.")
     idle_timeout_seconds: Seconds = Field(default=60.0, description="Between two blocks of an answer, in seconds.")
@@ -60,7 +77,7 @@ class ProviderSettings(_Section):
 
     def value(self) -> Provider:
         """The same as a plain value for the stages."""
-        fields = self.model_dump(exclude={"api_key"})
+        fields = self.model_dump(exclude={"api_key", "priced_as"})
         return Provider(**fields, api_key=self.api_key.get_secret_value() if self.api_key else None)
 
 
@@ -82,6 +99,14 @@ class PoolSettings(_Section):
         default=None, description="Pools of one family serve the same base model with different largest ranks."
     )
     keep_warm: list[Name] = Field(default_factory=list, description="Tenants whose adapters are loaded before a call.")
+    adapters_folder: str | None = Field(
+        default=None,
+        pattern=r"^/[^\x00]*[^/\x00]$",
+        description="Where these servers have the adapter folder, when it is not where the gateway has it.",
+    )
+    resolver: bool = Field(
+        default=False, description="True: these servers fetch adapters themselves, with the plugin of vllm_plugin/."
+    )
     check_effect: bool = Field(
         default=True, description="Before its first call, an adapter must answer otherwise than the base model."
     )
@@ -103,19 +128,78 @@ class PoolSettings(_Section):
 class PriceSettings(_Section):
     """What a model costs, in USD per million tokens (converted to whole micro-dollars)."""
 
-    input_usd_per_mtok: float = Field(ge=0, le=10_000, description="USD per million prompt tokens.")
-    output_usd_per_mtok: float = Field(ge=0, le=10_000, description="USD per million completion tokens.")
+    input_usd_per_mtok: Usd | None = Field(default=None, description="USD per million prompt tokens.")
+    output_usd_per_mtok: Usd | None = Field(default=None, description="USD per million completion tokens.")
+    cached_input_usd_per_mtok: Usd | None = Field(
+        default=None, description="USD per million prompt tokens that the upstream had cached; none is as other input."
+    )
+    reasoning_usd_per_mtok: Usd | None = Field(
+        default=None, description="USD per million reasoning tokens; none is as other output."
+    )
+    usd_per_gpu_hour: Usd | None = Field(
+        default=None, description="USD per GPU hour instead of a price per token, for your own servers."
+    )
+    tokens_per_gpu_hour: int | None = Field(
+        default=None, ge=1, description="Tokens, in and out, that one GPU hour serves when it is busy as planned."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        by_token = (self.input_usd_per_mtok is not None, self.output_usd_per_mtok is not None)
+        by_hour = (self.usd_per_gpu_hour is not None, self.tokens_per_gpu_hour is not None)
+        if by_token == (True, True) and by_hour == (False, False):
+            return self
+        if by_token == (False, False) and by_hour == (True, True):
+            return self
+        raise ValueError(
+            "expected input_usd_per_mtok and output_usd_per_mtok, or usd_per_gpu_hour and tokens_per_gpu_hour"
+        )
 
     def value(self) -> Price:
-        """Whole micro-dollars per million tokens."""
-        return Price(round(self.input_usd_per_mtok * 1_000_000), round(self.output_usd_per_mtok * 1_000_000))
+        """Whole micro-dollars per million tokens, rounded up."""
+        if self.usd_per_gpu_hour is not None and self.tokens_per_gpu_hour is not None:
+            each = _microusd(self.usd_per_gpu_hour * 1_000_000 / self.tokens_per_gpu_hour)
+            return Price(each, each)
+        cached, reasoning = self.cached_input_usd_per_mtok, self.reasoning_usd_per_mtok
+        return Price(
+            _microusd(self.input_usd_per_mtok or 0.0),
+            _microusd(self.output_usd_per_mtok or 0.0),
+            cached_microusd_per_mtok=None if cached is None else _microusd(cached),
+            reasoning_microusd_per_mtok=None if reasoning is None else _microusd(reasoning),
+        )
+
+
+class PriceChange(PriceSettings):
+    """A price from a day on."""
+
+    since: date = Field(description="The UTC day from which this price holds.")
+
+    def instant(self) -> float:
+        """The beginning of that day, in seconds since the epoch."""
+        return datetime.combine(self.since, datetime.min.time(), UTC).timestamp()
+
+
+class ModelPrices(PriceSettings):
+    """What a model costs now, and what it will cost."""
+
+    changes: list[PriceChange] = Field(default_factory=list, description="Later prices, each from its day on.")
+
+
+def _microusd(usd: float) -> int:
+    return math.ceil(Decimal(str(usd)) * 1_000_000)
 
 
 class Pricing(_Section):
     """Prices of upstream models; nothing is free by accident."""
 
-    models: dict[str, PriceSettings] = Field(
+    models: dict[str, ModelPrices] = Field(
         default_factory=dict, description="`upstream/model` (or `upstream/*`) to its price; adapters use their pool's."
+    )
+    file: Path | None = Field(
+        default=None, description="A price map in LiteLLM's format; it goes before the public list and `upstream/*`."
+    )
+    public: bool = Field(
+        default=True, description="Providers at a known address have the public list prices unless you set others."
     )
     unknown: Literal["block", "default"] = Field(
         default="block", description="A model without a price is refused, or charged the default price."
@@ -140,6 +224,19 @@ class Admission(_Section):
         ge=1,
         le=1_000_000,
         description="Held for a request without max_tokens while the route's own use is unknown.",
+    )
+    without_redis: Literal["local", "refuse"] = Field(
+        default="local",
+        description="While Redis is away: admit by this gateway's share of the limits, or refuse everything with 503.",
+    )
+    gateways: int = Field(
+        default=1, ge=1, le=10_000, description="Gateways that share the limits: each takes its part without Redis."
+    )
+    allowance_microusd: int = Field(
+        default=50_000,
+        ge=0,
+        le=10**12,
+        description="What one gateway may spend of any budget without Redis, in micro-dollars; 0 spends nothing.",
     )
     max_output_tokens: int = Field(default=131_072, ge=1, description="Largest max_tokens that is accepted.")
     max_choices: int = Field(default=8, ge=1, le=128, description="Largest `n` that is accepted.")
@@ -173,20 +270,79 @@ class CacheSettings(_Section):
     )
 
 
+class BaseModelSettings(_Section):
+    """A base model that adapters may be made for."""
+
+    config_file: Path = Field(description="Its config.json, which says the sizes that adapters must have.")
+
+
+class SignerSettings(_Section):
+    """Somebody who vouches for adapters."""
+
+    public_key: HexKey = Field(description="The ed25519 public key.")
+
+
+class ObjectStoreSettings(_Section):
+    """An S3-compatible store that adapters are imported from."""
+
+    endpoint: Url = Field(default="https://s3.amazonaws.com", description="Its address, without a bucket.")
+    region: str = Field(default="us-east-1", description="The region that signatures name.")
+    access_key: str | None = Field(default=None, description="The public half of the key; none switches it off.")
+    signing_key: SecretStr = Field(default=SecretStr(""), description="The other half; better given as environment.")
+
+
 class AdapterSettings(_Section):
     """What an adapter must be before it is registered, and how long its files stay after it is retired."""
 
-    bases: dict[str, Path] = Field(
-        default_factory=dict,
-        description="Base model's name in adapter_config.json to its config.json; with any, others are refused.",
+    bases: dict[str, BaseModelSettings] = Field(
+        default_factory=dict, description="By the name in adapter_config.json; with any, others are refused."
     )
-    trusted_signers: dict[Name, HexKey] = Field(
-        default_factory=dict, description="Names of signers to their ed25519 public keys, 64 hexadecimal digits."
-    )
+    signers: dict[Name, SignerSettings] = Field(default_factory=dict, description="Whose signatures are trusted.")
     require_signature: bool = Field(default=False, description="Refuse adapters that no trusted signer signed.")
+    s3: ObjectStoreSettings = Field(
+        default=ObjectStoreSettings(), description="Where s3:// adapters are imported from."
+    )
     files_horizon_seconds: float = Field(
         default=86_400.0, ge=60, description="How long a retired version's files stay, in seconds."
     )
+
+
+class TrainingBudget(_Section):
+    """What a tenant may train."""
+
+    max_open_jobs: int = Field(default=3, ge=0, le=10_000, description="Fine-tuning jobs that have not ended; 0: none.")
+    max_tokens_per_month: int | None = Field(
+        default=None, ge=0, le=10**15, description="Tokens trained in a calendar month (UTC); none: no bound."
+    )
+
+
+class Training(_Section):
+    """Files, fine-tuning jobs, and the trainers that do them."""
+
+    enabled: bool = Field(default=True, description="False takes files, fine-tuning and the training API away.")
+    budget: TrainingBudget = Field(default=TrainingBudget(), description="Of every tenant that is not named below.")
+    tenants: dict[Name, TrainingBudget] = Field(default_factory=dict, description="A tenant's own budget, by its id.")
+    providers: list[Name] = Field(
+        default_factory=list, description="Providers whose fine-tuning API a trainer of yours runs."
+    )
+    lease_seconds: Seconds = Field(
+        default=60.0, description="Without a heartbeat for so long, another trainer may take a job, in seconds."
+    )
+    max_attempts: int = Field(default=3, ge=1, le=100, description="A job whose trainers are lost so often has failed.")
+    max_file_bytes: int = Field(default=512 * 1024 * 1024, ge=1, description="Largest uploaded file, in bytes.")
+    max_stored_bytes: int = Field(default=10 * 1024**3, ge=1, description="All files of one tenant together, in bytes.")
+    max_artifact_bytes: int = Field(
+        default=16 * 1024**3, ge=1, description="Largest checkpoint or adapter that a trainer uploads, in bytes."
+    )
+
+
+class Webhooks(_Section):
+    """Messages to addresses that tenants' endpoints name."""
+
+    allow_private_networks: bool = Field(
+        default=False, description="True also sends to http:// and to private addresses: for closed networks only."
+    )
+    timeout_seconds: Seconds = Field(default=10.0, description="For one delivery, in seconds.")
 
 
 class Telemetry(_Section):
@@ -196,6 +352,41 @@ class Telemetry(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level written.")
     otlp_endpoint: Url | None = Field(default=None, description="OTLP/HTTP traces address; none switches tracing off.")
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1, description="Share of requests traced, 0 to 1.")
+
+
+class IssuerSettings(_Section):
+    """An issuer of tokens that is believed (OIDC)."""
+
+    issuer: Url = Field(description="The `iss` claim of its tokens, exactly.")
+    audience: str = Field(min_length=1, description="What the `aud` claim must hold.")
+    jwks_url: Url = Field(description="Address of its key set.")
+    algorithms: list[
+        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+    ] = Field(default=["RS256"], min_length=1, description="Signatures that are accepted; no others, whatever is said.")
+    tenant_claim: str = Field(default="tenant", description="The claim that names the tenant.")
+    team_claim: str | None = Field(default="team", description="The claim that names the team, if it is there.")
+    scopes_claim: str | None = Field(
+        default=None, description="The claim that lists operations (chat, completions, …); none allows all."
+    )
+    scope_prefix: str = Field(default="", description="What stands before an operation's name in that claim.")
+    routes_claim: str | None = Field(default=None, description="The claim that lists models; none allows all.")
+
+    def value(self) -> Issuer:
+        """The same as a plain value."""
+        return Issuer(**self.model_dump())
+
+
+class IdentitySettings(_Section):
+    """Who callers are, beside API keys."""
+
+    issuers: list[IssuerSettings] = Field(default_factory=list, description="Issuers of tokens.")
+    own_provider_keys: bool = Field(
+        default=True, description="Callers may send a provider's key of their own as X-Provider-Key."
+    )
+    master_key: SecretStr | None = Field(
+        default=None,
+        description="Seals tenants' provider keys; the same for all gateways. None makes one in `master.key`.",
+    )
 
 
 class Settings(BaseSettings):
@@ -225,7 +416,19 @@ class Settings(BaseSettings):
         default=None,
         description="Secret of the admin API; none makes one, kept in `admin.key` of the data folder.",
     )
+    user_hash_key: SecretStr | None = Field(
+        default=None,
+        description="Key of the hashes that users appear as; the same for all gateways. None makes one in `user.key`.",
+    )
     admin_enabled: bool = Field(default=True, description="False takes the admin API away from this process.")
+    trainer_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret of the training API; none makes one, kept in `trainer.key` of the data folder.",
+    )
+    webhook_key: SecretStr | None = Field(
+        default=None,
+        description="Endpoints' secrets are made of it; the same for all gateways. None makes one in `webhook.key`.",
+    )
     policy_poll_seconds: Seconds = Field(default=0.5, description="How often keys and routes are compared with SQL.")
     policy_max_age_seconds: Seconds = Field(
         default=900.0, description="How long the last known keys serve while SQL is away; then 503."
@@ -233,10 +436,13 @@ class Settings(BaseSettings):
     server: Server = Field(default=Server(), description="Listening and accepting.")
     providers: list[ProviderSettings] = Field(default_factory=list, description="OpenAI-compatible services.")
     pools: list[PoolSettings] = Field(default_factory=list, description="vLLM pools.")
+    identity: IdentitySettings = Field(default=IdentitySettings(), description="Tokens and provider keys of callers.")
     prices: Pricing = Field(default=Pricing(), description="What upstream models cost.")
     adapters: AdapterSettings = Field(default=AdapterSettings(), description="Rules for adapters.")
     admission: Admission = Field(default=Admission(), description="Leases and estimates.")
     cache: CacheSettings = Field(default=CacheSettings(), description="Sizes of the answer cache.")
+    training: Training = Field(default=Training(), description="Files, fine-tuning jobs and trainers.")
+    webhooks: Webhooks = Field(default=Webhooks(), description="Deliveries to tenants' endpoints.")
     telemetry: Telemetry = Field(default=Telemetry(), description="Logs and traces.")
     openai_api_key: SecretStr | None = Field(
         default=None,

@@ -126,14 +126,30 @@ class Principal:
     routes: frozenset[str] | None
     accounts: tuple[Account, ...]
     rules: tuple[LimitRule, ...] = ()
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # own keys, by provider
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Micro-dollars per million tokens (so 0.15 USD per million input tokens is 150_000)."""
+    """Micro-dollars per million tokens (so 0.15 USD per million input tokens is 150_000).
+
+    Cached input and reasoning cost what other input and output cost unless said; a tier holds from so many prompt
+    tokens on, for the whole call.
+    """
 
     input_microusd_per_mtok: int
     output_microusd_per_mtok: int
+    cached_microusd_per_mtok: int | None = None
+    reasoning_microusd_per_mtok: int | None = None
+    tiers: tuple[PriceTier, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PriceTier:
+    """The price of calls with at least so many prompt tokens."""
+
+    from_prompt_tokens: int
+    price: Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +212,16 @@ class Route:
     cache: CachePolicy = CachePolicy()
     enabled: bool = True
     created_at: int = 0
+    degrade_to: str | None = None  # the cheaper variant, for callers whose cost breaker is open
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An immutable adapter: `id` is `tenant--name@sha12`, `path` is content-addressed and readable by every replica."""
+    """An immutable adapter: `id` is `tenant--name@sha12`, `path` is content-addressed and readable by every replica.
+
+    `reference` is what it answered where it was made: prompts, each with its likeliest next tokens and their log
+    probabilities.
+    """
 
     id: str
     tenant_id: str
@@ -209,6 +230,18 @@ class AdapterVersion:
     path: str
     base_model: str
     rank: int
+    reference: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """A tenant's rule for calls whose adapter is not loaded: wait (None: the pool's load time), then perhaps the last.
+
+    `previous` allows the version that the alias meant before to answer after the wait; otherwise the call gets 503.
+    """
+
+    wait_ms: int | None = None
+    previous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +253,15 @@ class Target:
     price: Price
     adapter: AdapterVersion | None = None
     tenant_id: str | None = None  # whose call it is: our own servers keep tenants' prompts apart
+    cold_wait_ms: int | None = None  # how long to wait for the adapter's load; None: the pool's load time
     is_pool: bool = False
     is_embedded: bool = False
+    credential: str | None = field(default=None, repr=False)  # the caller's own key for this upstream
+
+    @property
+    def charged(self) -> Price:
+        """What a call costs here: nothing on the caller's own key."""
+        return self.price if self.credential is None else Price(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +313,7 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     estimated: bool = False
+    reasoning_tokens: int = 0  # part of the completion tokens
 
     @property
     def total_tokens(self) -> int:
@@ -345,6 +386,8 @@ class LedgerEntry:
     latency_ms: int
     first_byte_ms: int | None
     cache: CacheStatus = CacheStatus.BYPASS
+    reasoning_tokens: int = 0
+    byok_microusd: int = 0  # what the caller's own provider key was used for: recorded, never charged here
     adjustment: bool = False  # corrects an earlier `lost` entry of the same request: figures are differences
 
 
@@ -358,6 +401,7 @@ class RateLimitState:
     limit_tokens: int | None = None
     remaining_tokens: int | None = None
     reset_tokens_ms: int | None = None
+    degraded: bool = False  # a cost breaker has sent the call to the cheaper variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,12 +443,18 @@ class Pool:
     family: str | None = None
     keep_warm: frozenset[str] = frozenset()
     check_effect: bool = True
+    adapters_folder: str | None = None
+    resolver: bool = False
     api_key: str | None = field(default=None, repr=False)
     connect_timeout_seconds: float = 2.0
     first_byte_timeout_seconds: float = 120.0
     idle_timeout_seconds: float = 60.0
     total_timeout_seconds: float = 600.0
     load_timeout_seconds: float = 30.0
+
+    def path_of(self, version: AdapterVersion) -> str:
+        """Where the pool's servers find the version's files."""
+        return version.path if self.adapters_folder is None else f"{self.adapters_folder}/{version.id}"
 
     def can_serve(self, version: AdapterVersion) -> bool:
         """Whether an adapter of this rank fits into the pool's slots; unknown slots are believed to fit."""

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from adapters.cli import data
+from adapters.cli import data, provider, training
 from adapters.errors import SidecarError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 data.register(app)
+training.register(app)
+provider.register(app)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The verbs of the data rooms: check, fetch, prepare, report, verify, synthesize, select, labels."""
+"""The verbs of the data rooms: check, prepare, report, verify, synthesize, select, labels, sweep."""
 
 from __future__ import annotations
 
@@ -26,12 +26,25 @@ class EngineName(StrEnum):
     RAY = "ray"
 
 
+class StageName(StrEnum):
+    """Where preparing can stop."""
+
+    FETCH = "fetch"
+    CLEAN = "clean"
+    REDACT = "redact"
+    VALIDATE = "validate"
+    UNIQUE = "unique"
+
+
 Recipe = Annotated[Path, typer.Argument(help="Data recipe, a YAML file.")]
 Home = Annotated[Path, typer.Option(help="Work folder; finished versions lie in its datasets/.")]
-Which = Annotated[EngineName, typer.Option(help="local: processes of this machine; ray: Ray Data.")]
+Which = Annotated[
+    EngineName,
+    typer.Option(help="local: processes here; ray: Ray Data, on the cluster of RAY_ADDRESS or one started here."),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Processes (or Ray CPUs); 0 is one per core.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: one started here.")]
 AsOf = Annotated[datetime | None, typer.Option(help="Ages are counted from this instant (UTC); default: today, 0:00.")]
+Until = Annotated[StageName | None, typer.Option(help="Stop after this stage and say where its rows lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Plain JSON on standard output.")]
 Dataset = Annotated[Path, typer.Argument(help="Folder of a dataset version.")]
 DEFAULT_HOME = Path(".adapters")
@@ -39,7 +52,7 @@ DEFAULT_HOME = Path(".adapters")
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
-    for verb in (check, fetch, prepare, report, verify, synthesize, select, labels):
+    for verb in (check, prepare, report, verify, synthesize, select, labels, sweep):
         app.command()(verb)
 
 
@@ -57,39 +70,43 @@ def check(
     typer.echo(f"{file.name}: {verdict.rows} rows, {verdict.tokens} tokens, nothing broken")
 
 
-def fetch(recipe: Recipe, home: Home = DEFAULT_HOME, as_of: AsOf = None) -> None:
-    """Read the sources only; `prepare` goes on from there."""
-    from adapters.data.fetch import Fetching
-    from adapters.data.fetch import fetch as run
-    from adapters.settings import load
-
-    settings = load(recipe)
-    with _work(settings, home) as (workspace, progress):
-        manifest = run(workspace.stages, settings, Fetching(workspace.key, _instant(as_of), progress)).require()
-    _table("rows", {"fetched": manifest.rows, **manifest.drops})
-
-
 def prepare(
     recipe: Recipe,
     home: Home = DEFAULT_HOME,
     engine: Which = EngineName.LOCAL,
     workers: Workers = 0,
-    address: Address = None,
     as_of: AsOf = None,
+    until: Until = None,
     json: Json = False,
 ) -> None:
     """Make a dataset version: fetch, clean, redact, validate, de-duplicate, split, write. Goes on after a kill."""
     from adapters.data.engine import LocalEngine, RayEngine
-    from adapters.pipeline import Preparation
+    from adapters.pipeline import Preparation, stages
     from adapters.pipeline import prepare as run
-    from adapters.settings import load
+    from adapters.settings import load, secret
 
     settings, count = load(recipe), workers or os.cpu_count() or 1
-    chosen = LocalEngine(count) if engine is EngineName.LOCAL else RayEngine(address, count)
+    chosen = LocalEngine(count) if engine is EngineName.LOCAL else RayEngine(secret("RAY_ADDRESS"), count)
     with _work(settings, home) as (workspace, progress), chosen:
-        now = datetime.now(UTC).timestamp()
-        manifest = run(Preparation(settings, workspace, chosen, progress, _instant(as_of), now))
-    _show_manifest(manifest, home, as_json=json)
+        how = Preparation(settings, workspace, chosen, progress, _instant(as_of), datetime.now(UTC).timestamp())
+        if until is None:
+            _show_manifest(run(how), home, as_json=json)
+            return
+        stage = next(stage for stage in stages(how) if stage.name == until)
+    manifest = stage.require()
+    typer.echo(f"{stage.folder}")
+    _table("rows", {"kept": manifest.rows, **manifest.drops, **manifest.counts})
+
+
+def sweep(recipe: Recipe, home: Home = DEFAULT_HOME) -> None:
+    """Delete what stages left, raw texts too; finished dataset versions and the key stay."""
+    import shutil
+
+    from adapters.settings import load
+
+    with _work(load(recipe), home) as (workspace, _):
+        shutil.rmtree(workspace.stages, ignore_errors=True)
+    typer.echo(f"{home / 'stages'}: deleted")
 
 
 def report(dataset: Dataset, json: Json = False) -> None:

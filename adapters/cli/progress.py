@@ -23,7 +23,7 @@ class Bars:
 
     def start(self, stage: str, total: int | None) -> None:
         """End the bar before and begin one."""
-        self._end()
+        self.end()
         self.rows = 0
         self.task = self.progress.add_task(stage, total=total, rows="")
 
@@ -33,7 +33,8 @@ class Bars:
             self.rows += rows
             self.progress.update(self.task, advance=1, rows=f"{self.rows:,} rows")
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Fill the bar of the stage that is over."""
         if self.task is not None:
             done = self.progress.tasks[self.task].completed
             self.progress.update(self.task, total=max(1, done), completed=max(1, done))
@@ -54,8 +55,7 @@ class Lines:
 @contextmanager
 def shown() -> Iterator[Told]:
     """Give bars on a terminal, lines elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield Lines()
         return
     columns = (
@@ -65,7 +65,7 @@ def shown() -> Iterator[Told]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         bars = Bars(progress)
         yield bars
-        bars._end()  # noqa: SLF001  # the last bar has no next one to end it
+        bars.end()

@@ -17,9 +17,11 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from adapters.errors import MissingLibraryError
+from adapters.errors import MissingLibraryError, SidecarError
 
 Task = Callable[[int], int]
+_OURS: list[type[SidecarError]] = [SidecarError, *SidecarError.__subclasses__()]
+_KINDS = {kind.__name__: kind for kind in _OURS}
 
 
 class Engine(Protocol):
@@ -77,7 +79,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         try:
             import ray
         except ImportError as exc:
-            raise MissingLibraryError("Ray", "ray") from exc
+            raise MissingLibraryError.of("Ray", "ray") from exc
         self._ray = ray
         if not ray.is_initialized():
             where = {"address": self.address} if self.address else {"num_cpus": self.cpus, "include_dashboard": False}
@@ -99,14 +101,19 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         rows = [{"index": index} for index in indexes]
         parts = self._ray.data.from_items(rows, override_num_blocks=len(rows))
         for row in parts.map(_RayTask(task)).iter_rows():
+            if row["refusal"]:
+                raise _KINDS[row["refusal"]](row["words"])
             yield int(row["result"])
 
 
 @dataclass(frozen=True, slots=True)
 class _RayTask:
-    """A task in the shape Ray Data calls."""
+    """A task in the shape Ray Data calls. Ray loses the type of an error on its way: ours travel by name and words."""
 
     task: Task
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": self.task(int(row["index"]))}
+        try:
+            return {"result": self.task(int(row["index"])), "refusal": "", "words": ""}
+        except SidecarError as exc:
+            return {"result": -1, "refusal": type(exc).__name__, "words": str(exc)}

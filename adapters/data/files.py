@@ -43,7 +43,7 @@ def read_parquet(path: Path, after: int = 0) -> Iterator[Record]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as exc:
-        raise MissingLibraryError("pyarrow", "data") from exc
+        raise MissingLibraryError.of("pyarrow", "data") from exc
     with _open(path) as file:
         try:
             number = 0

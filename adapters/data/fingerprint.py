@@ -25,6 +25,7 @@ from adapters.errors import MissingLibraryError
 from adapters.types import Example
 
 GRAM = 5
+_TIGHTEST = 0.95
 PERMUTATION_SEED = 1
 _FNV_PRIME = np.uint32(0x01000193)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -74,8 +75,11 @@ class Fingerprint:
 
 
 def signing(permutations: int, threshold: float) -> Signing:
-    """Ask datasketch for the bands that fit a threshold best (equal weight to misses and false candidates)."""
-    lsh = minhash_library().MinHashLSH(threshold=threshold, num_perm=permutations)
+    """Ask datasketch for the bands that fit a threshold best (equal weight to misses and false candidates).
+
+    Above 0.95 it has no bands to offer; looser ones give more candidates, and the similarity decides anyway.
+    """
+    lsh = minhash_library().MinHashLSH(threshold=min(threshold, _TIGHTEST), num_perm=permutations)
     return Signing(permutations, lsh.b, lsh.r)
 
 
@@ -159,5 +163,5 @@ def minhash_library() -> Any:
     try:
         import datasketch
     except ImportError as exc:
-        raise MissingLibraryError("datasketch", "data") from exc
+        raise MissingLibraryError.of("datasketch", "data") from exc
     return datasketch

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from adapters.data.fingerprint import PERMUTATION_SEED, grams, minhash_library, normal
+from adapters.data.fingerprint import PERMUTATION_SEED, grams, minhash_library, normal, signatures_of
 
 _PERMUTATIONS = 128
 
@@ -38,6 +40,18 @@ class Seen:
 def text_similarity(left: str, right: str) -> float:
     """Estimate the Jaccard similarity of two texts."""
     return similarity(_signature(left), _signature(right))
+
+
+def signature_matrix(texts: Iterable[str]) -> NDArray[np.uint32]:
+    """Give the signatures of texts, one a row, for comparing one text with many at once."""
+    rows = [*signatures_of((normal(text) for text in texts), _PERMUTATIONS)]
+    return np.stack(rows) if rows else np.empty((0, _PERMUTATIONS), dtype=np.uint32)
+
+
+def similarities(matrix: NDArray[np.uint32], signature: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Estimate the Jaccard similarity of one text with each of many."""
+    means: NDArray[np.float64] = (matrix == signature).mean(axis=1)
+    return means
 
 
 def similarity(left: Any, right: Any) -> float:

@@ -187,7 +187,7 @@ def _analyzer(rules: Redaction) -> AnalyzerEngine:
     try:
         from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
     except ImportError as exc:
-        raise MissingLibraryError("presidio-analyzer", "data") from exc
+        raise MissingLibraryError.of("presidio-analyzer", "data") from exc
     registry = RecognizerRegistry(recognizers=_recognizers(rules), supported_languages=["en"])
     return AnalyzerEngine(registry=registry, nlp_engine=_pipeline(rules.name_model), supported_languages=["en"])
 

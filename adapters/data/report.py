@@ -1,11 +1,10 @@
 """What a dataset is worth: its counts against 100 and 1,000, how its topics are covered, what does not fit in.
 
-The files of the dataset are streamed; what is kept is a few bytes and two hashes per row, nothing of a text.
+The lineage is streamed; what is kept is four bytes per row and the customers' hashes, nothing of a text.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from array import array
 from collections import Counter, defaultdict
@@ -17,10 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.data.fingerprint import normal
-from adapters.data.rows import user_text
 from adapters.settings import Quality
-from adapters.types import ChatLine, DatasetManifest, Lineage, Role, Split
+from adapters.types import DatasetManifest, Lineage, Split
 
 OUTLIER_DEVIATIONS = 5.0
 _SHOWN = 20
@@ -64,7 +61,6 @@ class QualityReport(msgspec.Struct, frozen=True, kw_only=True):
     synthetic_share: float
     tokens: Spread
     outliers: tuple[Outlier, ...]
-    conflicting_answers: int
     warnings: tuple[str, ...]
 
 
@@ -92,7 +88,6 @@ def quality_report(folder: Path, manifest: DatasetManifest, rules: Quality) -> Q
     rows = {side: split.rows for side, split in manifest.splits.items()}
     topics = {topic: TopicCoverage(*(seen.topics[topic][side] for side in Split)) for topic in sorted(seen.topics)}
     outliers = _outliers(np.array(seen.tokens or [1]), _lineage(folder, manifest))
-    conflicts = sum(_conflicts(folder / split.path) for split in manifest.splits.values())
     return QualityReport(
         version=manifest.version,
         verdict=verdict(rows[Split.TRAIN], rules),
@@ -103,8 +98,7 @@ def quality_report(folder: Path, manifest: DatasetManifest, rules: Quality) -> Q
         synthetic_share=round(manifest.synthetic_rows / max(1, manifest.rows), 4),
         tokens=_spread(np.array(seen.tokens or [0])),
         outliers=outliers,
-        conflicting_answers=conflicts,
-        warnings=tuple(_warnings(rows, topics, manifest, rules) + _oddities(outliers, conflicts)),
+        warnings=tuple(_warnings(rows, topics, manifest, rules) + _oddities(outliers)),
     )
 
 
@@ -151,25 +145,6 @@ def _outliers(tokens: NDArray[np.int64], rows: Iterable[tuple[Split, Lineage]]) 
     return tuple(found[place] for place in farthest if place in far)
 
 
-def _conflicts(path: Path) -> int:
-    """Count questions that have two different answers."""
-    answers: dict[bytes, bytes] = {}
-    conflicting: set[bytes] = set()
-    decoder = msgspec.json.Decoder(ChatLine)
-    with path.open("rb") as lines:
-        for line in lines:
-            messages = decoder.decode(line).messages
-            question = _digest(user_text(messages))
-            answer = _digest("\n".join(m.content or "" for m in messages if m.role is Role.ASSISTANT))
-            if answers.setdefault(question, answer) != answer:
-                conflicting.add(question)
-    return len(conflicting)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(normal(text).encode(), digest_size=12).digest()
-
-
 def _warnings(
     rows: dict[Split, int], topics: dict[str, TopicCoverage], manifest: DatasetManifest, rules: Quality
 ) -> list[str]:
@@ -194,10 +169,7 @@ def _warnings(
     return out
 
 
-def _oddities(outliers: Sequence[Outlier], conflicts: int) -> list[str]:
-    out = []
-    if outliers:
-        out.append(f"{len(outliers)} rows are far longer or shorter than the rest, first {outliers[0].origin}")
-    if conflicts:
-        out.append(f"{conflicts} questions have two different answers on the same side")
-    return out
+def _oddities(outliers: Sequence[Outlier]) -> list[str]:
+    if not outliers:
+        return []
+    return [f"{len(outliers)} rows are far longer or shorter than the rest, first {outliers[0].origin}"]

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from adapters.data.chat import BrokenRow, parse_chat
 from adapters.data.files import read_jsonl
-from adapters.data.likeness import text_similarity
+from adapters.data.likeness import signature_matrix, similarities, text_similarity
 from adapters.data.rows import Drop, Outcome, Record, encode_lines, user_text
 from adapters.data.stage import Step
 from adapters.data.storage import write_lines
@@ -29,8 +31,6 @@ from adapters.data.traffic import BEST_RATING, chat_fields
 from adapters.types import Example, Message, Role
 
 _SHORTLIST = 20  # candidates per place in the queue that diversity chooses among
-
-Similar = Callable[[str, str], float]
 
 
 class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +62,13 @@ class _Candidate:
 
 
 def select(
-    traffic: Path, count: int, prepare: Step, known: Sequence[str] = (), similar: Similar = text_similarity
+    traffic: Path, count: int, prepare: Step, known: Iterable[str] = ()
 ) -> tuple[list[QueueItem], dict[str, int]]:
     """Pick the requests whose labels teach most; `prepare` cleans and redacts, `known` are texts trained on already."""
     counts: dict[str, int] = {}
     shortlist = heapq.nlargest(count * _SHORTLIST, _candidates(read_jsonl(traffic), counts))
-    return list(_diverse(shortlist, count, prepare, list(known), similar)), counts
+    readable = [redacted for candidate in shortlist for redacted in _redacted(candidate, prepare)]
+    return list(_diverse(readable, count, signature_matrix(known))), counts
 
 
 def write_queue(path: Path, items: Iterable[QueueItem]) -> None:
@@ -99,10 +100,10 @@ def uncertainty(line: Mapping[str, Any]) -> float:
     return 1 - min(float(rating), BEST_RATING) / BEST_RATING if isinstance(rating, int | float) else 0.0
 
 
-def disagreement(answers: Sequence[str], similar: Similar = text_similarity) -> float:
+def disagreement(answers: Sequence[str]) -> float:
     """Give one minus the mean similarity of every two answers; one answer agrees with itself."""
     pairs = list(combinations(answers, 2))
-    return 1 - sum(similar(left, right) for left, right in pairs) / len(pairs) if pairs else 0.0
+    return 1 - sum(text_similarity(left, right) for left, right in pairs) / len(pairs) if pairs else 0.0
 
 
 def _candidates(records: Iterator[Record], counts: dict[str, int]) -> Iterator[_Candidate]:
@@ -126,20 +127,17 @@ def _candidate(record: Record) -> _Candidate:
     return _Candidate(doubt + dispute, example, doubt, dispute)
 
 
-def _diverse(
-    shortlist: Sequence[_Candidate], count: int, prepare: Step, known: list[str], similar: Similar
-) -> Iterator[QueueItem]:
+def _diverse(candidates: Sequence[_Candidate], count: int, known: NDArray[np.uint32]) -> Iterator[QueueItem]:
     """Take the best product of score and newness, again and again; newness only falls, so it is kept up to date."""
-    left = [redacted for candidate in shortlist for redacted in _redacted(candidate, prepare)]
-    newness = [1 - max((similar(_question(one), text) for text in known), default=0.0) for one in left]
-    while left and count > 0:
-        best = max(range(len(left)), key=lambda place: (left[place].score * newness[place], left[place].example.id))
-        chosen, new = left.pop(best), newness.pop(best)
-        yield _queued(chosen, new)
-        count -= 1
-        newness = [
-            min(old, 1 - similar(_question(one), _question(chosen))) for one, old in zip(left, newness, strict=True)
-        ]
+    questions = signature_matrix(user_text(candidate.example.messages) for candidate in candidates)
+    scores = np.array([candidate.score for candidate in candidates])
+    newness = np.array([1 - similarities(known, question).max(initial=0.0) for question in questions])
+    left = np.ones(len(candidates), dtype=np.bool_)
+    for _ in range(min(count, len(candidates))):
+        best = int(np.where(left, scores * newness, -1.0).argmax())
+        left[best] = False
+        yield _queued(candidates[best], float(newness[best]))
+        newness = np.minimum(newness, 1 - similarities(questions, questions[best]))
 
 
 def _redacted(candidate: _Candidate, prepare: Step) -> Iterator[_Candidate]:
@@ -159,10 +157,6 @@ def _queued(candidate: _Candidate, new: float) -> QueueItem:
         diversity=round(new, 4),
         topic=example.topic,
     )
-
-
-def _question(candidate: _Candidate) -> str:
-    return user_text(candidate.example.messages)
 
 
 def _logprobs(line: Mapping[str, Any]) -> list[float]:

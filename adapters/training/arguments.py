@@ -18,7 +18,7 @@ def steps_per_epoch(recipe: Recipe, rows: int) -> int:
 
 
 def planned_steps(recipe: Recipe, rows: int) -> int:
-    """All optimizer steps: `max_steps`, else the epochs, stretched to `min_steps` for small data but not past 50 epochs."""
+    """All optimizer steps: `max_steps`, else the epochs, stretched to `min_steps` but not past 50 epochs."""
     optimization, epoch = recipe.optimization, steps_per_epoch(recipe, rows)
     if optimization.max_steps is not None:
         return optimization.max_steps
@@ -34,7 +34,7 @@ def training_arguments(recipe: Recipe, plan: TrainingPlan, *, cuda: bool, valida
     measured = validates and evaluation.every_steps is not None
     patient = measured and evaluation.patience is not None
     accumulation = optimization.batch_size // (optimization.micro_batch_size * launch.world_size)
-    made = SFTConfig(
+    return SFTConfig(
         output_dir=str(plan.checkpoints),
         seed=recipe.seed,
         data_seed=recipe.seed,
@@ -72,4 +72,3 @@ def training_arguments(recipe: Recipe, plan: TrainingPlan, *, cuda: bool, valida
         fsdp_config=fsdp_config(recipe) if launch.strategy == "fsdp2" else None,
         deepspeed=deepspeed_config(recipe) if launch.strategy == "zero3" else None,
     )
-    return made

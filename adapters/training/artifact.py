@@ -50,7 +50,9 @@ def adapter_files(folder: Path) -> tuple[AdapterFile, ...]:
     )
 
 
-def settle(building: Path, final: Path, base_name: str, manifest_of: Callable[[Path], AdapterManifest]) -> AdapterManifest:
+def settle(
+    building: Path, final: Path, base_name: str, manifest_of: Callable[[Path], AdapterManifest]
+) -> AdapterManifest:
     """Tidy a folder that PEFT has written, write its manifest, and give it its final name."""
     tidy(building, base_name)
     manifest = manifest_of(building)

@@ -1,7 +1,7 @@
 """What a base model's folder says of itself, read without torch: its shape, its linear layers, its revision.
 
-Only `config.json` and the headers of the safetensors files are read for the shape, so a 70B model costs milliseconds. The
-revision is the commit of a hub snapshot when the folder is one, and else the SHA-256 over the content of every file
+Only `config.json` and the headers of the safetensors files are read for the shape, so a 70B model costs milliseconds.
+The revision is the commit of a hub snapshot when the folder is one, and else the SHA-256 over the content of every file
 that decides the model's answers.
 """
 

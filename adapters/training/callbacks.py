@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,59 +30,70 @@ class Interrupt:
         self.asked = True
 
 
-def step_callback(keep: int, writer: ProgressWriter | None, tracker: Tracker | None, interrupt: Interrupt) -> Any:
-    """A transformers callback; with `writer=None` (not the first process) it only takes part in the waiting."""
+@dataclass(slots=True)
+class Steps:
+    """What is done at steps; with `writer=None` (not the first process) it only takes part in the waiting."""
+
+    keep: int
+    writer: ProgressWriter | None
+    tracker: Tracker | None
+    interrupt: Interrupt
+    pace: Pace = field(default_factory=Pace)
+
+    def logged(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        """A step is done; logs without a loss are summaries."""
+        if "loss" in logs:
+            check_loss(float(logs["loss"]), step)
+            self._tell(_step(logs, step, total, self.pace.at(step, total, time.monotonic())))
+
+    def evaluated(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """The held-out loss was measured."""
+        loss, accuracy = float(metrics["eval_loss"]), metrics.get("eval_mean_token_accuracy")
+        self._tell(Progress(kind="evaluation", step=step, total_steps=total, valid_loss=loss, valid_accuracy=accuracy))
+
+    def saved(self, folder: Path, step: int, total: int, best: str | None) -> None:
+        """Every process has written its part of a checkpoint: seal it, then prune."""
+        if self.writer is None:
+            return
+        name = f"checkpoint-{step}"
+        seal(folder / name)
+        prune(folder, self.keep, Path(best) if best else None)
+        self._tell(Progress(kind="checkpoint", step=step, total_steps=total, message=name))
+
+    def _tell(self, progress: Progress) -> None:
+        if self.writer is not None:
+            self.writer.tell(progress)
+        if self.tracker is not None:
+            self.tracker.step(progress)
+
+
+def step_callback(steps: Steps) -> Any:
+    """The same as a transformers callback; defined inside, since its base class comes with torch."""
     from accelerate import PartialState
     from transformers import TrainerCallback
 
-    class Steps(TrainerCallback):  # type: ignore[misc]
-        """Defined here, since its base class comes with torch."""
-
-        def __init__(self) -> None:
-            self.pace = Pace()
+    class StepCallback(TrainerCallback):  # type: ignore[misc]
+        """Passes on what transformers calls."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             del args, state
-            if interrupt.asked:
+            if steps.interrupt.asked:
                 control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             del args, control
-            if "loss" in logs:
-                check_loss(float(logs["loss"]), state.global_step)
-                left = self.pace.at(state.global_step, state.max_steps, time.monotonic())
-                self._tell(_step(logs, state.global_step, state.max_steps, left))
+            steps.logged(state.global_step, state.max_steps, logs)
 
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
             del args, control
-            self._tell(
-                Progress(
-                    kind="evaluation",
-                    step=state.global_step,
-                    total_steps=state.max_steps,
-                    valid_loss=float(metrics["eval_loss"]),
-                    valid_accuracy=metrics.get("eval_mean_token_accuracy"),
-                )
-            )
+            steps.evaluated(state.global_step, state.max_steps, metrics)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             del control
             PartialState().wait_for_everyone()
-            if writer is None:
-                return
-            folder = Path(args.output_dir)
-            saved = folder / f"checkpoint-{state.global_step}"
-            seal(saved)
-            prune(folder, keep, Path(state.best_model_checkpoint) if state.best_model_checkpoint else None)
-            self._tell(Progress(kind="checkpoint", step=state.global_step, total_steps=state.max_steps, message=saved.name))
+            steps.saved(Path(args.output_dir), state.global_step, state.max_steps, state.best_model_checkpoint)
 
-        def _tell(self, progress: Progress) -> None:
-            if writer is not None:
-                writer.tell(progress)
-            if tracker is not None:
-                tracker.step(progress)
-
-    return Steps()
+    return StepCallback()
 
 
 def check_loss(loss: float, step: int) -> None:
@@ -93,7 +105,7 @@ def check_loss(loss: float, step: int) -> None:
         )
 
 
-def _step(logs: dict[str, float], step: int, total: int, left: float | None) -> Progress:
+def _step(logs: Mapping[str, float], step: int, total: int, left: float | None) -> Progress:
     return Progress(
         kind="step",
         step=step,

@@ -1,8 +1,8 @@
-"""Whole checkpoints only: a folder counts once it is sealed, so a kill in the middle of a save costs one save and no more.
+"""Whole checkpoints only: a folder counts once it is sealed, so a kill in a save costs that save and no more.
 
 The seal (`sealed.json`) lists every file with its size and is written last, after every process has written its part. A
-folder without a seal, or whose files do not match it, is removed before a resume. Pruning happens after sealing, so there is
-never a moment without a whole checkpoint.
+folder without a seal, or whose files do not match it, is removed before a resume. Pruning happens after sealing, so
+there is never a moment without a whole checkpoint.
 """
 
 from __future__ import annotations

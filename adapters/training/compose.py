@@ -1,8 +1,9 @@
 """One adapter made of several, without training (PEFT's `add_weighted_adapter`).
 
-`linear` averages the factors (cheap, equal ranks); `svd` sums the updates and cuts the sum back to a rank; `cat` keeps the exact sum at
-the sum of the ranks; `ties` (arXiv 2306.01708) drops small changes and settles signs by vote; `dare_*` (arXiv 2311.03099) drops
-changes at random and rescales the rest. What is written is loaded again and must answer as the composition in memory did.
+`linear` averages the factors (cheap, equal ranks); `svd` sums the updates and cuts the sum back to a rank; `cat` keeps
+the exact sum at the sum of the ranks; `ties` (arXiv 2306.01708) drops small changes and settles signs by vote; `dare_*`
+(arXiv 2311.03099) drops changes at random and rescales the rest. What is written is loaded again and must answer as the
+composition in memory did.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from adapters.training.provenance import code_commit, library_versions
 from adapters.training.servable import check_adapter
 from adapters.types import AdapterManifest
 
-Combination = Literal["linear", "svd", "cat", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd"]
+Combination = Literal[
+    "linear", "svd", "cat", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd"
+]
 _SAME = 1e-4  # relative; float32 round-off stays below a hundredth of it
 
 
@@ -48,13 +51,13 @@ class Composition:
 
 
 def compose(wanted: Composition, base: Path, out: Path) -> AdapterManifest:
-    """Make the adapter in `out`; refused in words when the parts do not go together or the result could not be served."""
+    """Make the adapter in `out`; refused when the parts do not go together or the result could not be served."""
     manifests = [_manifest(part.folder) for part in wanted.parts]
     rank = check_composition(wanted, manifests)
     model = _combined(wanted, base)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
-    model.save_pretrained(str(building), selected_adapters=["combined"])
+    model.save_pretrained(str(building), selected_adapters=["combined"], save_embedding_layers=False)
     _lift(building / "combined", building)
     check_adapter(building, read_base(base), max_lora_rank=wanted.max_lora_rank)
     distance = _proved(model, base, building)
@@ -87,7 +90,9 @@ def check_composition(wanted: Composition, manifests: list[AdapterManifest]) -> 
         raise InvalidRecipe(f"density: {wanted.combination} needs the share of changes to keep, above 0 and up to 1")
     rank = sum(ranks) if wanted.combination == "cat" else (wanted.svd_rank or max(ranks)) if by_svd else ranks[0]
     if rank > wanted.max_lora_rank:
-        raise InvalidRecipe(f"the result would have rank {rank}, above the replicas' {wanted.max_lora_rank}; use svd with svd_rank")
+        raise InvalidRecipe(
+            f"the result would have rank {rank}, above the replicas' {wanted.max_lora_rank}; use svd with svd_rank"
+        )
     return rank
 
 
@@ -132,7 +137,9 @@ def _proved(model: Any, base: Path, folder: Path) -> float:
     tokenizer = load_tokenizer(base)
     inside, written = scores(model, tokenizer), scores(load_float32(base, folder), tokenizer)
     if difference(inside, written) > _SAME:
-        raise TrainingFailed("the composed adapter on disk does not answer as the composition in memory; nothing was kept")
+        raise TrainingFailed(
+            "the composed adapter on disk does not answer as the composition in memory; nothing was kept"
+        )
     return difference(scores(load_float32(base), tokenizer), written)
 
 

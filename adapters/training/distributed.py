@@ -1,8 +1,9 @@
 """Many processes: this machine's by torchrun (accelerate underneath), a cluster's by Ray Train.
 
-Every rank runs `session.run` with the same plan; only how ranks are started differs. The work folder must be one that all ranks see
-(a shared file system for several machines). A failed rank takes its group down, the group starts again up to `launch.restarts`
-times, and each start resumes from the newest whole checkpoint. A refusal is not a failure: it is written down once and not tried again.
+Every rank runs `session.run` with the same plan; only how ranks are started differs. The work folder must be one that
+all ranks see (a shared file system for several machines). A failed rank takes its group down, the group starts again up
+to `launch.restarts` times, and each start resumes from the newest whole checkpoint. A refusal is not a failure: it is
+written down once and not tried again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def train_by_torchrun(plan_file: Path, launch: LaunchRecipe) -> int:
     try:
         main(torchrun_arguments(launch, plan_file, "adapters.training"))
     except ChildFailedError as exc:
-        return max(1, exc.get_first_failure()[1].exitcode)
+        return max(1, int(exc.get_first_failure()[1].exitcode))
     return 0
 
 

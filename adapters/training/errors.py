@@ -11,8 +11,8 @@ TrainingError
 ├── Diverged             training_diverged: the loss is not a number
 └── TrainingFailed       training_failed: the process ended without an adapter
 
-`code` is what the training API and the tenant's job carry. Messages say what was expected and what to do; they never hold
-the text of an example.
+`code` is what the training API and the tenant's job carry. Messages say what was expected and what to do; they never
+hold the text of an example.
 """
 
 from __future__ import annotations

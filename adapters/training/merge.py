@@ -1,8 +1,8 @@
 """An adapter merged into its base: a plain model that any engine serves, for the one tenant who fills a replica alone.
 
-Merged in float32 and saved in the base's own type. Never into quantized weights: rounding there changes answers (PEFT issues 1043,
-2105, 2321); merge into the 16-bit base and quantize afterwards. The merged model is loaded back from disk and must answer as base and
-adapter do, within what the type can hold; only then does it get its final name.
+Merged in float32 and saved in the base's own type. Never into quantized weights: rounding there changes answers (PEFT
+issues 1043, 2105, 2321); merge into the 16-bit base and quantize afterwards. The merged model is loaded back from disk
+and must answer as base and adapter do, within what the type can hold; only then does it get its final name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from adapters.training.errors import InvalidRecipe, TrainingFailed
 from adapters.training.model import load_tokenizer, quiet
 from adapters.training.outputs import difference, load_float32, scores
 
-_TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 5e-3, "torch.bfloat16": 2e-2}  # relative; 1.2e-3 was measured for bfloat16
+_TOLERANCE = {
+    "torch.float32": 1e-4,
+    "torch.float16": 5e-3,
+    "torch.bfloat16": 2e-2,
+}  # relative; 1.2e-3 was measured for bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ def merge(base: Path, adapter: Path, out: Path) -> Merged:
     tokenizer.save_pretrained(building)
     distance = difference(wanted, scores(load_float32(building), tokenizer))
     if distance > _TOLERANCE.get(str(kind), 1e-4):
-        raise TrainingFailed(f"the merged model answers differently (by {distance:.3f} of the largest score); nothing was kept")
+        raise TrainingFailed(
+            f"the merged model answers differently (by {distance:.3f} of the largest score); nothing was kept"
+        )
     note = {"adapter": manifest.version, "base_revision": manifest.base_revision, "difference": distance}
     (building / "merge.json").write_bytes(msgspec.json.encode(note) + b"\n")
     building.replace(out)

@@ -1,7 +1,7 @@
 """Comparing what two models answer: next-token scores on a few fixed conversations, in float32.
 
-Files can be right and answers wrong (a merge into rounded weights, a scaling lost on the way), so composition and merging
-are judged by answers, on what was written to disk.
+Files can be right and answers wrong (a merge into rounded weights, a scaling lost on the way), so composition and
+merging are judged by answers, on what was written to disk.
 """
 
 from __future__ import annotations

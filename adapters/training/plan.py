@@ -1,4 +1,4 @@
-"""What one training is asked to do: a recipe, the examples, and where things go. Written to disk before a process starts.
+"""What one training is asked to do: recipe, examples, and where things go; on disk before a process starts.
 
 Layout of the work folder, which survives a kill and may be deleted after the upload:
 

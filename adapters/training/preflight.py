@@ -96,7 +96,8 @@ def _check_launch(recipe: Recipe, machine: Machine) -> None:
         raise InvalidRecipe("launch.strategy: zero3 needs CUDA devices; use ddp on a CPU", param="launch.strategy")
     if launch.strategy == "zero3" and recipe.quantization != "none":
         raise InvalidRecipe(
-            "launch.strategy: zero3 cannot shard a quantized base; use fsdp2, or quantization: none", param="launch.strategy"
+            "launch.strategy: zero3 cannot shard a quantized base; use fsdp2, or quantization: none",
+            param="launch.strategy",
         )
     together = launch.world_size * optimization.micro_batch_size
     if optimization.batch_size % together:
@@ -110,12 +111,14 @@ def _check_launch(recipe: Recipe, machine: Machine) -> None:
 def _check_sizes(recipe: Recipe, base: Base, targets: tuple[str, ...]) -> None:
     if base.quantized:
         raise InvalidRecipe(
-            f"base {base.path.name}: its weights are already quantized; give the 16-bit model and set quantization instead",
+            f"base {base.path.name}: its weights are already quantized; "
+            "give the 16-bit model and set quantization instead",
             param="base",
         )
     if base.max_positions and recipe.data.max_tokens > base.max_positions:
         raise InvalidRecipe(
-            f"data.max_tokens: {recipe.data.max_tokens} is above the {base.max_positions} positions of the base; lower it",
+            f"data.max_tokens: {recipe.data.max_tokens} is above the {base.max_positions} positions of the base; "
+            "lower it",
             param="data.max_tokens",
         )
     smallest = min(min(base.linear[name]) for name in targets)
@@ -131,7 +134,8 @@ def _check_disk(folder: Path, needed: int, machine: Machine) -> None:
     free = machine.free_bytes(folder)
     if free < needed:
         raise StorageFull(
-            f"the disk under {folder.name} has {free // 2**20} MiB free and the training needs {needed // 2**20} MiB for "
+            f"the disk under {folder.name} has {free // 2**20} MiB free and the training needs "
+            f"{needed // 2**20} MiB for "
             "checkpoints and adapter; free some space, or lower checkpoints.keep",
             param="checkpoints.keep",
         )

@@ -1,7 +1,7 @@
 """A training as a child process: started, read, stopped politely, and never left behind.
 
-A process of its own, so that the event loop keeps beating while torch computes, a crash of native code fails one job and
-not the worker, and all memory comes back. The child watches its parent and ends with it, even after kill -9.
+A process of its own, so that the event loop keeps beating while torch computes, a crash of native code fails one job
+and not the worker, and all memory comes back. The child watches its parent and ends with it, even after kill -9.
 """
 
 from __future__ import annotations

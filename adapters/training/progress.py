@@ -1,7 +1,7 @@
 """Steps told from the training process to whoever started it: one JSON line each, in a file that outlives both.
 
-A file and not a pipe, so that the reader may die, be replaced, and read on. Lines are written whole; a reader that meets half
-a line (a kill, a full disk) leaves it for the next read.
+A file and not a pipe, so that the reader may die, be replaced, and read on. Lines are written whole; a reader that
+meets half a line (a kill, a full disk) leaves it for the next read.
 """
 
 from __future__ import annotations
@@ -25,6 +25,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     learning_rate: float | None = None
     seconds_left: float | None = None
     message: str = ""
+
+    def line(self) -> str:
+        """One line for a person: step, loss, time left."""
+        loss = (
+            f"held-out loss {self.valid_loss:.4f}"
+            if self.valid_loss is not None
+            else f"loss {self.train_loss or 0:.4f}"
+        )
+        left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
+        return f"step {self.step}/{self.total_steps}: {loss}{left}"
 
 
 class ProgressWriter:

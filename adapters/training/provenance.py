@@ -1,4 +1,4 @@
-"""Where an adapter comes from: code, libraries, data, base, recipe. What a manifest needs to be believed and repeated."""
+"""Where an adapter comes from: code, libraries, data, base, recipe. What makes it believable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "safetensors", "datasets", "bitsandbytes", "ray")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "bitsandbytes",
+    "ray",
+)
 
 
 def library_versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:

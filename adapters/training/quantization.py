@@ -1,8 +1,8 @@
 """Loading the frozen base in 4 or 8 bits (QLoRA), where there is a CUDA device to do it.
 
-4 bits: NF4 with double quantization, the setting of the QLoRA paper (arXiv 2305.14314, section 3). 8 bits: LLM.int8 (arXiv
-2208.07339). The adapter itself is always trained in full precision. An adapter of a quantized training is served on the
-16-bit base, and never merged into the quantized one: that changes its answers.
+4 bits: NF4 with double quantization, the setting of the QLoRA paper (arXiv 2305.14314, section 3). 8 bits: LLM.int8
+(arXiv 2208.07339). The adapter itself is always trained in full precision. An adapter of a quantized training is served
+on the 16-bit base, and never merged into the quantized one: that changes its answers.
 """
 
 from __future__ import annotations

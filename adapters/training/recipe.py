@@ -1,8 +1,8 @@
 """A recipe: everything that decides how an adapter is trained, as one strict YAML file.
 
-A field nobody knows is refused by name, so a typo never silently trains something else. Sizes that must agree are checked
-here; what depends on the machine or the base model is checked by `preflight`. Batch sizes are in examples per optimizer
-step *over all processes*: the same recipe means the same training on one process and on eight.
+A field nobody knows is refused by name, so a typo never silently trains something else. Sizes that must agree are
+checked here; what depends on the machine or the base model is checked by `preflight`. Batch sizes are in examples per
+optimizer step *over all processes*: the same recipe means the same training on one process and on eight.
 """
 
 from __future__ import annotations

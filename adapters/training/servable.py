@@ -1,7 +1,7 @@
 """The gate of servability: what vLLM would refuse is refused before the first step, and once more before the upload.
 
-Source of the rules: vLLM 0.33, `lora/peft_helper.py` and `config/lora.py`; they are vLLM's, not ours, and a newer vLLM may accept
-more. An adapter of another kind can still be trained for research with `serving.servable: false`; it is then
+Source of the rules: vLLM 0.33, `lora/peft_helper.py` and `config/lora.py`; they are vLLM's, not ours, and a newer vLLM
+may accept more. An adapter of another kind can still be trained for research with `serving.servable: false`; it is then
 never registered.
 """
 
@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adapters.training.base_model import Base
 from adapters.training.errors import NotServable
@@ -33,7 +35,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise NotServable(f"serving.max_lora_rank: vLLM knows {ranks}", param="serving.max_lora_rank")
     if recipe.adapter.rank > recipe.serving.max_lora_rank:
         raise NotServable(
-            f"adapter.rank: {recipe.adapter.rank} is above the replicas' --max-lora-rank {recipe.serving.max_lora_rank}; "
+            f"adapter.rank: {recipe.adapter.rank} is above the replicas' "
+            f"--max-lora-rank {recipe.serving.max_lora_rank}; "
             "lower the rank, or start the replicas with a higher limit and say so in serving.max_lora_rank",
             param="adapter.rank",
         )
@@ -47,7 +50,7 @@ def check_recipe(recipe: Recipe) -> None:
 def check_adapter(folder: Path, base: Base, *, max_lora_rank: int) -> None:
     """Refuse a finished adapter that vLLM would not load, would load wrongly, or that changes nothing."""
     config = _config(folder)
-    reasons = [*_config_reasons(config, max_lora_rank), *_tensor_reasons(folder, config, base)]
+    reasons = [*_config_reasons(config, max_lora_rank), *_tensor_reasons(folder, base)]
     if reasons:
         raise NotServable(f"adapter {folder.name}: {'; '.join(reasons)}")
 
@@ -75,7 +78,7 @@ def _config_reasons(config: Mapping[str, Any], max_lora_rank: int) -> list[str]:
     return reasons
 
 
-def _tensor_reasons(folder: Path, config: Mapping[str, Any], base: Base) -> list[str]:
+def _tensor_reasons(folder: Path, base: Base) -> list[str]:
     """Every tensor belongs to a linear layer of the base, has its shape, and is a number; some B is not zero."""
     tensors = read_tensors(folder / WEIGHTS_FILE)
     reasons, moved = [], False
@@ -94,7 +97,5 @@ def _tensor_reasons(folder: Path, config: Mapping[str, Any], base: Base) -> list
     return reasons[:5]
 
 
-def _finite(array: Any) -> bool:
-    import numpy
-
-    return bool(numpy.isfinite(array).all())
+def _finite(array: np.ndarray[Any, Any]) -> bool:
+    return bool(np.isfinite(array).all())

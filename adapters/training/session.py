@@ -1,9 +1,9 @@
 """One training process: from a plan to a sealed adapter. The same code is every rank of a distributed training.
 
-The order is the recipe's: check, tokens, mask proved, model, steps, adapter. A work folder with a whole checkpoint is resumed from
-it, optimizer, schedule, random state and place in the data included; one with a finished adapter answers at once.
-Only the first process writes; all take part in saving where the weights are spread. torch and its libraries are imported here, inside
-the functions, because the command line and the worker must start without them.
+The order is the recipe's: check, tokens, mask proved, model, steps, adapter. A work folder with a whole checkpoint is
+resumed from it, optimizer, schedule, random state and place in the data included; one with a finished adapter answers
+at once. Only the first process writes; all take part in saving where the weights are spread. torch and its libraries
+are imported here, inside the functions, because the command line and the worker must start without them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from adapters.training.arguments import planned_steps, training_arguments
 from adapters.training.artifact import read_manifest, settle
-from adapters.training.callbacks import Interrupt, step_callback
+from adapters.training.callbacks import Interrupt, Steps, step_callback
 from adapters.training.checkpoints import newest
 from adapters.training.errors import StorageFull
 from adapters.training.lineage import manifest_for
@@ -78,7 +78,9 @@ def _train(
 
     quiet()
     recipe = checked.recipe
-    arguments = training_arguments(recipe, plan, cuda=machine.cuda_devices > 0, validates=examples.validation is not None)
+    arguments = training_arguments(
+        recipe, plan, cuda=machine.cuda_devices > 0, validates=examples.validation is not None
+    )
     first = arguments.process_index == 0
     resume = _resume_point(plan)
     model = load_base(checked.base.path, recipe, cuda=machine.cuda_devices > 0)
@@ -90,9 +92,11 @@ def _train(
     tracker = Tracker(recipe.tracking, plan) if recipe.tracking is not None and first else None
     writer = ProgressWriter(plan.progress_file) if first else None
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(step_callback(recipe.checkpoints.keep, writer, tracker, interrupt))
+    trainer.add_callback(step_callback(Steps(recipe.checkpoints.keep, writer, tracker, interrupt)))
     if writer is not None:
-        told = f"{examples.train.tokens} tokens in {len(examples.train.rows)} examples, {examples.train.too_long} too long"
+        told = (
+            f"{examples.train.tokens} tokens in {len(examples.train.rows)} examples, {examples.train.too_long} too long"
+        )
         writer.tell(Progress(kind="start", total_steps=total, message=told))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if interrupt.asked and trainer.state.global_step < total:

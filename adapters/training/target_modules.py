@@ -1,7 +1,8 @@
 """Which linear layers get a low-rank update.
 
 `auto` is every linear layer of the blocks: at equal cost it learns better than attention alone ("LoRA Without Regret",
-2025; QLoRA, section 4), and vLLM serves all of them. Names are the last part of a module's path, as PEFT and vLLM match them.
+2025; QLoRA, section 4), and vLLM serves all of them. Names are the last part of a module's path, as PEFT and vLLM match
+them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """A chat template that marks the assistant's words, so that the loss counts them and nothing else.
 
 A template without `{% generation %}` gives a mask of zeros, and a training that silently learns nothing (or, worse, the
-user's words). So a mask is *proved*, not assumed: the marked template must give the very same tokens as the base's own on every
-probe, and the marked tokens must decode to the assistant's words and the end-of-turn token.
+user's words). So a mask is *proved*, not assumed: the marked template must give the very same tokens as the base's own
+on every probe, and the marked tokens must decode to the assistant's words and the end-of-turn token.
 
-Where the base's template has no marks they are added in one of two ways: by rewriting the usual loop
-(`{{ … message['content'] … }}` in `for message in messages`), or by TRL's own collection for known model families. A recipe can
-bring its own file (`data.chat_template`). Anything else is refused.
+Where the base's template has no marks they are added in one of two ways: by rewriting the usual loop (`{{ …
+message['content'] … }}` in `for message in messages`), or by TRL's own collection for known model families. A recipe
+can bring its own file (`data.chat_template`). Anything else is refused.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ def _rewritten(original: str) -> str | None:
     hit = found[0]
     literal = hit["literal"].rstrip()
     said = f"{{{{ {hit['content']} }}}}{literal}"
-    marked = (
-        f"{{{{ {hit['head'].rstrip().removesuffix('+')} }}}}" if hit["head"] else ""
-    ) + (
+    marked = (f"{{{{ {hit['head'].rstrip().removesuffix('+')} }}}}" if hit["head"] else "") + (
         f"{{% if {hit['var']}['role'] == 'assistant' %}}{{% generation %}}{said}{{% endgeneration %}}"
         f"{{% else %}}{said}{{% endif %}}{hit['literal'][len(literal) :]}"
     )
@@ -141,7 +139,8 @@ def _lies_on(tokenizer: Any, ids: list[int], mask: list[int], said: list[str]) -
             runs[-1].append(token)
     texts = [tokenizer.decode(run) for run in runs]
     return len(runs) == len(said) and all(
-        text.lstrip().startswith(words) and len(text.strip()) > len(words) for text, words in zip(texts, said, strict=True)
+        text.lstrip().startswith(words) and len(text.strip()) > len(words)
+        for text, words in zip(texts, said, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Turning conversations into token ids and labels, and proving on a decoded sample that the labels are the right ones."""
+"""Conversations as token ids and labels, with a decoded sample to prove that the labels are the right ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def check_count(have: int, need: int, *, too_long: int = 0, max_tokens: int = 0)
     if have < need:
         left_out = f" ({too_long} more are longer than data.max_tokens {max_tokens})" if too_long else ""
         raise TooFewExamples(
-            f"training_file: {have} examples are too few, {need} are needed (data.min_examples){left_out}; add more examples",
+            f"training_file: {have} examples are too few, {need} are needed (data.min_examples){left_out}; "
+            "add more examples",
             param="training_file",
         )
 
@@ -82,9 +83,9 @@ def tokenize(tokenizer: Any, template: str | None, lines: Iterable[tuple[int, Ch
         messages = [message for message in msgspec.to_builtins(line.messages) if message]
         if template is None:
             ids = list(
-                tokenizer.apply_chat_template(messages, tools=list(line.tools) or None, tokenize=True, return_dict=True)[
-                    "input_ids"
-                ]
+                tokenizer.apply_chat_template(
+                    messages, tools=list(line.tools) or None, tokenize=True, return_dict=True
+                )["input_ids"]
             )
             labels = list(ids)
         else:

@@ -1,7 +1,7 @@
 """MLflow tracking, when a recipe asks for it: one run per training, continued after a kill.
 
-The adapter is logged as plain files, not as a model flavour: what was tested is what is kept. A tracking server that is away
-does not stop a training; it is told once and then left alone.
+The adapter is logged as plain files, not as a model flavour: what was tested is what is kept. A tracking server that is
+away does not stop a training; it is told once and then left alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Tracker:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
         except ImportError as exc:
-            raise InvalidRecipe("tracking: MLflow is not installed: pip install mlflow-skinny", param="tracking") from exc
+            raise InvalidRecipe(
+                "tracking: MLflow is not installed: pip install mlflow-skinny", param="tracking"
+            ) from exc
         self._failures: tuple[type[Exception], ...] = (MlflowException, OSError)
         self._client: Any = MlflowClient(tracking_uri=settings.mlflow_uri)
         self._away = False
@@ -44,7 +46,9 @@ class Tracker:
         }
         for name, value in figures.items():
             if value is not None:
-                self._attempt(lambda name=name, value=value: self._client.log_metric(self._run, name, value, step=progress.step))
+                self._attempt(
+                    lambda name=name, value=value: self._client.log_metric(self._run, name, value, step=progress.step)
+                )
 
     def finish(self, manifest: AdapterManifest, folder: Path) -> None:
         """Log lineage as tags and the adapter as files, and close the run."""

@@ -1,8 +1,9 @@
 """One claimed job, from files to registered version: prepare, train, servable, register.
 
-Everything here is done under one lease and can be cancelled at any await. Each stage begins by looking what is there already, so
-a job that comes back after a kill does again only what was under way: files are kept by hash, training goes on from the newest
-whole checkpoint (of this machine or of the gateway), uploads are content-addressed, and completing twice is completing once.
+Everything here is done under one lease and can be cancelled at any await. Each stage begins by looking what is there
+already, so a job that comes back after a kill does again only what was under way: files are kept by hash, training goes
+on from the newest whole checkpoint (of this machine or of the gateway), uploads are content-addressed, and completing
+twice is completing once.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ class Job:
             every = max(1, one.total_steps // _TOLD_STEPS)
             if one.kind == "start":
                 events.append(self._event(one.message))
-            elif one.kind == "evaluation" or (one.kind == "step" and (one.step % every == 0 or one.step == one.total_steps)):
+            elif one.kind == "evaluation" or (
+                one.kind == "step" and (one.step % every == 0 or one.step == one.total_steps)
+            ):
                 events.append(self._event(_words(one), data=metrics_of(one)))
         self.untold += events
         if self.untold:
@@ -172,7 +175,7 @@ class Job:
             self.untold.clear()
 
     async def save_checkpoint(self, checkpoints: Path, metrics: dict[str, Any]) -> None:
-        """Bring the newest whole checkpoint up and commit it; one with folders of shards stays where all ranks see it."""
+        """Bring the newest whole checkpoint up and commit it; one of shards stays where all ranks see it."""
         packed = await asyncio.to_thread(_packed_checkpoint, checkpoints, self.folder / "checkpoint.upload")
         if packed is not None:
             archive, sha256, step = packed

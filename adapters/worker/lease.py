@@ -1,8 +1,8 @@
 """A lease while it is held: its token, what a heartbeat tells, and when to let go without being told.
 
-A heartbeat that does not get through is tried again at the next beat. When the lease's whole length has passed since the last
-answer, the training stops by itself: GPUs are not spent on a job that another trainer may have. Correctness does not need that,
-since every write carries the token.
+A heartbeat that does not get through is tried again at the next beat. When the lease's whole length has passed since
+the last answer, the training stops by itself: GPUs are not spent on a job that another trainer may have. Correctness
+does not need that, since every write carries the token.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The trainer's loop: ask for a job, do it under its lease, ask again; and every way in which a job can end.
 
-How it ends decides what is told and what is kept. Done, failed, cancelled, lost: the folder goes. Stopped, paused, silent: the
-newest checkpoint is brought up if it can be, the job is given back, the folder stays for the next claim. An error that nobody
-foresaw ends the trainer (its supervisor starts it anew, the lease runs out, the gateway counts the attempt): crash-only.
+How it ends decides what is told and what is kept. Done, failed, cancelled, lost: the folder goes. Stopped, paused,
+silent: the newest checkpoint is brought up if it can be, the job is given back, the folder stays for the next claim. An
+error that nobody foresaw ends the trainer (its supervisor starts it anew, the lease runs out, the gateway counts the
+attempt): crash-only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,12 @@ class Worker:
     """One trainer: one job at a time, as many trainers as wanted."""
 
     def __init__(
-        self, api: TrainingApi, settings: TrainerSettings, *, sleep: Sleep = asyncio.sleep, clock: Clock = time.monotonic
+        self,
+        api: TrainingApi,
+        settings: TrainerSettings,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._api = api
         self._settings = settings
@@ -74,7 +80,9 @@ class Worker:
 
     async def _ended(self, job: Job, stop: asyncio.Event) -> Ending:
         stages = asyncio.create_task(job.run(), name="stages")
-        beats = asyncio.create_task(keep(self._api, job.id, job.lease, sleep=self._sleep, clock=self._clock), name="beats")
+        beats = asyncio.create_task(
+            keep(self._api, job.id, job.lease, sleep=self._sleep, clock=self._clock), name="beats"
+        )
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             await asyncio.wait({stages, beats, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +127,7 @@ class Worker:
         return Ending.RELEASED if verdict is Verdict.SILENT else Ending.DROPPED
 
     async def _give_back(self, job: Job, stages: asyncio.Task[Completion], reason: str) -> Ending:
-        """Let the training save, stop it, bring the checkpoint up, release. What fails on the way is left to the lease's end."""
+        """Let the training save and stop, bring the checkpoint up, release; what fails is left to the lease's end."""
         if job.lease.process is not None:
             await job.lease.process.stop(self._settings.stop_seconds)
         stages.cancel()

@@ -36,13 +36,17 @@ def _wanted(job: JobSpec, recipe: Recipe) -> dict[str, Any]:
         batch = _whole("batch_size", asked["batch_size"])
         world = recipe.launch.world_size
         if batch % world:
-            raise InvalidRecipe(f"batch_size: this base is trained by {world} processes; use a multiple of it", param="batch_size")
+            raise InvalidRecipe(
+                f"batch_size: this base is trained by {world} processes; use a multiple of it", param="batch_size"
+            )
         micro = math.gcd(batch // world, recipe.optimization.micro_batch_size)
         changes |= {"optimization.batch_size": batch, "optimization.micro_batch_size": micro}
     if "learning_rate_multiplier" in asked:
         multiplier = asked["learning_rate_multiplier"]
         if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not 0 < multiplier <= 100:
-            raise InvalidRecipe("learning_rate_multiplier: auto, or a number above 0 and up to 100", param="learning_rate_multiplier")
+            raise InvalidRecipe(
+                "learning_rate_multiplier: auto, or a number above 0 and up to 100", param="learning_rate_multiplier"
+            )
         changes["optimization.learning_rate"] = recipe.optimization.learning_rate * multiplier
     return changes
 

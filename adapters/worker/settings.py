@@ -44,7 +44,9 @@ class TrainerSettings(_Section):
         """The secret, or an error that says where to put it."""
         found = secret(self.secret_env)
         if found is None:
-            raise ConfigurationError(f"secret_env: {self.secret_env} is not set: export the installation's trainer secret")
+            raise ConfigurationError(
+                f"secret_env: {self.secret_env} is not set: export the installation's trainer secret"
+            )
         return found
 
 

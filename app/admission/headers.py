@@ -7,7 +7,7 @@ from app.types import RateLimitState
 
 def ratelimit_headers(state: RateLimitState) -> list[tuple[bytes, bytes]]:
     """The `x-ratelimit-*` headers of what is limited; none for what is not."""
-    headers: list[tuple[bytes, bytes]] = []
+    headers: list[tuple[bytes, bytes]] = [(b"x-tunegate-degraded", b"budget")] if state.degraded else []
     if state.limit_requests is not None:
         headers += [
             (b"x-ratelimit-limit-requests", b"%d" % state.limit_requests),

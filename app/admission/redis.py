@@ -5,7 +5,8 @@ budget between them. Invariants: spent plus held never exceeds a budget at admis
 once: settled with the truth, taken back when its caller never learned of it, or charged its estimate (`lost`) when its
 lease runs out. All keys of a request share the hash tag `{tenant}` and the clock is Redis' own.
 
-Fail mode: closed. Without Redis a call is refused with 503, since no budget can be promised. What must still be said to
+Fail mode: without Redis `LocalShare` decides, if there is one: rates open to a share, budgets closed but for a small
+allowance. Otherwise closed: a call is refused with 503, since no budget can be promised. What must still be said to
 Redis (a settlement, a release) is said again, by tasks of our own, until it has been heard; the scripts are idempotent.
 """
 
@@ -22,10 +23,11 @@ from redis.exceptions import ResponseError
 
 from app.admission.accounts import Accounts, Rendered, account_key, accounts_of, leases_key, reservation_key
 from app.admission.estimate import OutputEstimator
+from app.admission.local import LocalShare
 from app.admission.lost import lost_entry
 from app.admission.pricing import dearest_microusd
 from app.admission.refusal import refusal
-from app.errors import Unavailable
+from app.errors import GatewayError, Unavailable
 from app.storage.ledger import encode, stream_key
 from app.storage.redis import RedisDown, RedisStore, Script
 from app.types import Account, AccountKind, Call, Choice, LedgerEntry, Limits, Outcome, Principal, RateLimitState, Usage
@@ -81,6 +83,7 @@ class HeldReservation:
     entry: LedgerEntry
     reserved_microusd: int
     reserved_tokens: int
+    is_local: bool = False
 
     async def extend(self, tokens: int, cost_microusd: int) -> bool:
         """Hold more while the call runs; False where a budget or the day's tokens end."""
@@ -101,6 +104,8 @@ class RedisAdmission:
         *,
         on_refusal: Callable[[str, str], None] = lambda _account, _limit: None,
         hash_user: Callable[[str, str], str] = lambda _tenant, user: user,
+        local: LocalShare | None = None,
+        on_outage: Callable[[str], None] = lambda _decision: None,
     ) -> None:
         self._reserve, self._extend, self._settle, self._charge, self._release, self._expire = _scripts(
             "reserve", "extend", "settle", "charge", "release", "expire"
@@ -109,6 +114,8 @@ class RedisAdmission:
         self._config = config
         self._on_refusal = on_refusal
         self._hash_user = hash_user
+        self._local = local
+        self._on_outage = on_outage
         self._accounts = Accounts()
         self._estimator = OutputEstimator()
         self._pending: set[asyncio.Task[None]] = set()
@@ -118,12 +125,13 @@ class RedisAdmission:
         ask = self._ask(principal, call, choice, request_id)
         try:
             reply = await self._store.run(self._reserve, ask.keys, ask.args)
-        except (RedisDown, ResponseError, asyncio.CancelledError) as exc:
-            # Whether the script ran is unknown and nobody will settle it: take it back, whichever comes first.
+        except asyncio.CancelledError:
             self._in_background(self._take_back(ask))
-            if isinstance(exc, asyncio.CancelledError):
-                raise
-            raise Unavailable("Limits cannot be checked right now; try again shortly.") from exc
+            raise
+        except (RedisDown, ResponseError) as exc:
+            return self._without_redis(ask, choice, exc)
+        if self._local is not None:
+            self._local.redis_answers()
         if reply[0] == TAKEN_BACK:
             raise Unavailable("This request was given up before it could be admitted; send it again.")
         if reply[0] == REFUSED:
@@ -137,6 +145,26 @@ class RedisAdmission:
             entry=entry or ask.lost,
             reserved_microusd=(entry or ask.lost).cost_microusd,
             reserved_tokens=ask.tokens,
+        )
+
+    def _without_redis(self, ask: _Ask, choice: Choice, exc: Exception) -> HeldReservation:
+        """Admit by our own share, or refuse; whether the script ran is unknown, so then it is taken back.
+
+        A call that is admitted here is settled like any other: against the reservation if the script did run, else as
+        one that Redis has never heard of.
+        """
+        tenant, accounts = ask.lost.tenant_id, ask.accounts.accounts
+        try:
+            if self._local is None:
+                raise Unavailable("Limits cannot be checked right now; try again shortly.") from exc
+            state = self._local.admit(tenant, accounts, ask.tokens, ask.lost.cost_microusd)
+        except GatewayError:
+            self._on_outage("refused")
+            self._in_background(self._take_back(ask))
+            raise
+        self._on_outage("admitted")
+        return HeldReservation(
+            self, ask.accounts, choice, state, ask.lost, ask.lost.cost_microusd, ask.tokens, is_local=True
         )
 
     async def extend(self, held: HeldReservation, tokens: int, cost: int) -> bool:
@@ -167,6 +195,9 @@ class RedisAdmission:
         """Charge the truth; survives the caller's cancellation, and keeps trying while Redis is away."""
         if entry.outcome is Outcome.OK and entry.completion_tokens:
             self._estimator.learn(_learning(entry.tenant_id, entry.route), entry.completion_tokens)
+        if held.is_local and self._local is not None:
+            held.is_local = False
+            self._local.done(entry.tenant_id, held.accounts.accounts)
         try:
             await self._settle_once(held, entry, impatient=True)
         except (RedisDown, ResponseError, asyncio.CancelledError) as exc:
@@ -220,7 +251,7 @@ class RedisAdmission:
     def _lost(
         self, principal: Principal, call: Call, choice: Choice, request_id: str, held: Usage, user: str | None
     ) -> LedgerEntry:
-        cost = dearest_microusd((target.price for target in choice.targets), held)
+        cost = dearest_microusd((target.charged for target in choice.targets), held)
         return lost_entry(principal, call, choice, request_id, held, cost=cost, user_hash=user)
 
     def _refusal(self, accounts: Sequence[Account], reply: Sequence[bytes | int]) -> Exception:
@@ -280,4 +311,6 @@ def _learning(tenant: str, route: str) -> str:
 
 
 def _state(reply: Sequence[int]) -> RateLimitState:
-    return RateLimitState(*(None if value < 0 else int(value) for value in reply[1:7]))
+    limits = [None if value < 0 else int(value) for value in reply[1:DEGRADED]]
+    state = RateLimitState(*limits[:3], *limits[3:])  # type: ignore[arg-type]  # six of them
+    return replace(state, degraded=True) if reply[DEGRADED] else state

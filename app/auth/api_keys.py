@@ -22,7 +22,7 @@ from app.types import KeyRecord, Principal
 PREFIX_CHARACTERS = 12  # of a key, kept so that people can recognise it; 202 of its bits are kept nowhere
 REMEMBERED_UNKNOWN = 10_000
 _KEY = re.compile(rb"tg-[A-Za-z0-9_-]{43}")
-_CHALLENGE = ((b"www-authenticate", b"Bearer"),)
+CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 _BEARER = re.compile(rb"bearer +([^\s]+) *", re.IGNORECASE)
 
 
@@ -130,4 +130,4 @@ def bearer_key(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def _refused(message: str) -> Unauthenticated:
-    return Unauthenticated(message, headers=_CHALLENGE)
+    return Unauthenticated(message, headers=CHALLENGE)

@@ -24,10 +24,15 @@ class _Details(msgspec.Struct):
     cached_tokens: int | None = None
 
 
+class _MadeOf(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _MadeOf | None = None
 
 
 class _Function(msgspec.Struct):
@@ -112,10 +117,11 @@ def valid_usage(raw: msgspec.Raw | bytes) -> Usage | None:
     except UNREADABLE:
         return None
     cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
-    counts = (usage.prompt_tokens, usage.completion_tokens or 0, cached)
+    reasoning = (usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens) or 0
+    counts = (usage.prompt_tokens, usage.completion_tokens or 0, cached, reasoning)
     if not all(0 <= count <= MAX_TOKENS for count in counts):
         return None
-    return Usage(counts[0], counts[1], min(cached, counts[0]))
+    return Usage(counts[0], counts[1], min(cached, counts[0]), reasoning_tokens=min(reasoning, counts[1]))
 
 
 def read_usage(body: bytes) -> Usage | None:

@@ -1,26 +1,27 @@
-"""The HTTP client of the request path: one aiohttp session per upstream, one POST per call.
+"""The HTTP client of the request path: one POST per call, over connections that are kept for each upstream address.
 
-Nothing of the caller's headers goes upstream, and no redirect is followed. Every wait is bounded: to connect, until
-the head, between two blocks, in total; so is every size, for an upstream may be hostile. Leaving the context before
-the body's end closes the connection, which tells the upstream to stop working. There are no retries here: they are in
-one place, `failover`.
+Nothing of the caller's headers goes upstream, no redirect is followed, no proxy of the environment is used. Every wait
+and every size is bounded (`connection`), for an upstream may be hostile. Leaving the context before the body's end
+closes the connection, which tells the upstream to stop working. There are no retries here: they are in one place,
+`failover`. Why this client and none of the usual ones: `docs/decisions/`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 import structlog
-from aiohttp.http_exceptions import HttpProcessingError
-from yarl import URL
 
 from app.backends.body import outgoing
+from app.backends.connection import Bounds, Broken, Connection, TooLarge
+from app.backends.connections import Address, Connections, Unreached
+from app.backends.inflate import Inflate
 from app.backends.refusal import as_error
 from app.errors import UpstreamFailed, UpstreamTimedOut
 from app.types import Call, Endpoint, Operation
@@ -28,36 +29,39 @@ from app.types import Call, Endpoint, Operation
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_STREAM_BYTES = 1024 * 1024 * 1024  # a stream passes through, so this bounds time and money, not memory
 MAX_REFUSAL_BYTES = 64 * 1024
-MAX_HEADER_BYTES = 16 * 1024
-READ_BUFFER_BYTES = 64 * 1024
-LARGE_BODY_BYTES = 512 * 1024  # from here on the body is written in pieces, so that other calls get their turn
-KEEP_ALIVE_SECONDS = 4.0  # below uvicorn's (so vLLM's) five: the side that sends must be the one that closes
-LINGER_SECONDS = 0.05  # after [DONE], for the end of the body: then the connection can be used again
+MAX_PLACES = 4096  # addresses that are remembered: servers of a pool come and go
 
 _PATHS = {
     Operation.CHAT: "/chat/completions",
     Operation.COMPLETIONS: "/completions",
     Operation.EMBEDDINGS: "/embeddings",
 }
-_HEADERS = {
-    "accept": "application/json, text/event-stream",
-    "accept-encoding": "identity",
-    "content-type": "application/json",
-    "user-agent": "tunegate",
-}
-_BROKEN = (aiohttp.ClientError, HttpProcessingError, OSError)
-_HUNG_UP = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+_HEADERS = (
+    "accept: application/json, text/event-stream\r\n"
+    "accept-encoding: identity\r\n"
+    "content-type: application/json\r\n"
+    "user-agent: tunegate\r\n"
+)
+_FAILURES = (TimeoutError, Broken, Unreached)
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the calls of one operation go at one base URL, and the head of each of them."""
+
+    connections: Connections
+    head: bytes
+
+
 class HttpBackend:
-    """Implements `app.interfaces.Backend`; use it with `async with`, sessions open on first use."""
+    """Implements `app.interfaces.Backend`; use it with `async with`, connections open on first use."""
 
     def __init__(self, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._max_answer_bytes = max_answer_bytes
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._urls: dict[tuple[str, Operation], URL] = {}
-        self._timeouts: dict[tuple[float, float], aiohttp.ClientTimeout] = {}
+        self._places: dict[tuple[str, Operation], _Place] = {}
+        self._connections: dict[tuple[bool, str], Connections] = {}
+        self._tls = lru_cache(maxsize=1)(ssl.create_default_context)  # reading the authorities takes milliseconds
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,54 +69,34 @@ class HttpBackend:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        for connections in self._connections.values():
+            await connections.close()
+        self._connections.clear()
+        self._places.clear()
 
     def open(self, endpoint: Endpoint, call: Call, request_id: str) -> HttpUpstream:
         """Send and wait for the head; raise UpstreamFailed (retriable elsewhere) or UpstreamRefused (4xx)."""
         limit = MAX_STREAM_BYTES if call.stream else self._max_answer_bytes
-        return HttpUpstream(self, endpoint, call, request_id, limit)
+        return HttpUpstream(self.place(endpoint.base_url, call.operation), endpoint, call, request_id, limit)
 
-    async def post(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
-        """The upstream's head, within the endpoint's own time."""
-        body = outgoing(endpoint, call)
-        async with asyncio.timeout(endpoint.first_byte_timeout_seconds):
-            return await self._session(endpoint.upstream).post(
-                self._url(endpoint.base_url, call.operation),
-                data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
-                headers=endpoint.headers,
-                allow_redirects=False,
-                timeout=self._timeout(endpoint.total_timeout_seconds, endpoint.connect_timeout_seconds),
-            )
+    def place(self, base_url: str, operation: Operation) -> _Place:
+        """Where calls of that operation go; remembered."""
+        place = self._places.get((base_url, operation))
+        if place is None:
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            place = self._places[base_url, operation] = self._new_place(base_url, operation)
+        return place
 
-    def _session(self, upstream: str) -> aiohttp.ClientSession:
-        session = self._sessions.get(upstream)
-        if session is None:
-            session = self._sessions[upstream] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=_HEADERS,
-                trust_env=False,
-                read_bufsize=READ_BUFFER_BYTES,
-                max_line_size=MAX_HEADER_BYTES,
-                max_field_size=MAX_HEADER_BYTES,
-            )
-        return session
-
-    def _url(self, base_url: str, operation: Operation) -> URL:
-        url = self._urls.get((base_url, operation))
-        if url is None:
-            base = base_url.rstrip("/")
-            root = base if base.endswith("/v1") else f"{base}/v1"
-            url = self._urls[base_url, operation] = URL(root + _PATHS[operation])
-        return url
-
-    def _timeout(self, total: float, connect: float) -> aiohttp.ClientTimeout:
-        timeout = self._timeouts.get((total, connect))
-        if timeout is None:
-            timeout = self._timeouts[total, connect] = aiohttp.ClientTimeout(total=total, sock_connect=connect)
-        return timeout
+    def _new_place(self, base_url: str, operation: Operation) -> _Place:
+        base = base_url.rstrip("/")
+        root = base if base.endswith("/v1") else f"{base}/v1"
+        address = Address.of(root + _PATHS[operation])
+        key = (address.secure, address.authority)
+        connections = self._connections.get(key)
+        if connections is None:
+            connections = self._connections[key] = Connections(address, self._tls)
+        return _Place(connections, f"POST {address.path} HTTP/1.1\r\nhost: {address.authority}\r\n{_HEADERS}".encode())
 
 
 class HttpUpstream:
@@ -122,40 +106,35 @@ class HttpUpstream:
     stops half-way, and a block costs no extra frame.
     """
 
-    def __init__(self, backend: HttpBackend, endpoint: Endpoint, call: Call, request_id: str, limit: int) -> None:
+    def __init__(self, place: _Place, endpoint: Endpoint, call: Call, request_id: str, limit: int) -> None:
         self.status = 0
         self.content_type = b""
         self.endpoint = endpoint
-        self._backend = backend
+        self._place = place
         self._call = call
         self._request_id = request_id
         self._limit = limit
-        self._response: aiohttp.ClientResponse | None = None
-        self._content: aiohttp.StreamReader = aiohttp.EMPTY_PAYLOAD
+        self._connection: Connection | None = None
+        self._inflate: Inflate | None = None
         self._last = b""
-        self._size = 0
 
     async def __aenter__(self) -> Self:
+        body = outgoing(self.endpoint, self._call)
         try:
-            response = await self._backend.post(self.endpoint, self._call)
-        except (TimeoutError, *_BROKEN) as exc:
+            connection = await self._asked(body)
+            self._read_head(connection)
+        except _FAILURES as exc:
+            self._leave()
             raise self._failed(exc) from exc
-        self._response = response
-        try:
-            await self._begin(response)
         except BaseException:
-            response.close()
+            self._leave()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._response is None:
-            return
-        if exc is None and not self._content.is_eof() and b"[DONE]" in self._last[-64:]:
-            await self._linger()
-        self._response.close()
+        self._leave(ending=exc is None and b"[DONE]" in self._last[-64:])
 
     def blocks(self) -> AsyncIterator[bytes]:
         """The body's bytes as they arrive; raises UpstreamFailed when it breaks off or idles too long."""
@@ -165,69 +144,99 @@ class HttpUpstream:
         return self
 
     async def __anext__(self) -> bytes:
-        block = await (self._read() if self._call.stream else self._read_all())
+        try:
+            block = await (self._next() if self._inflate is None else self._inflated(self._inflate))
+        except _FAILURES as exc:
+            raise self._failed(exc) from exc
         if not block:
             raise StopAsyncIteration
         self._last = block
         return block
 
-    async def _begin(self, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self.content_type = response.headers.get("content-type", "").encode("latin-1", "replace")
-        self._content = response.content
-        connection = response.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = self.endpoint.idle_timeout_seconds
-            connection.protocol.start_timeout()
-        if response.status != 200:
-            payload = await self._read_refusal()
-            raise as_error(self.endpoint, response.status, payload, response.headers.get("retry-after", ""))
+    async def _asked(self, body: bytes) -> Connection:
+        """A connection on which the call was sent, and its head (for a call without stream: all of it) received."""
+        endpoint, call = self.endpoint, self._call
+        started = asyncio.get_running_loop().time()
+        waits = min(endpoint.connect_timeout_seconds, endpoint.first_byte_timeout_seconds)
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (self._place.head, _lines(endpoint), len(body))
+        connection = self._connection = await self._place.connections.take(waits)
+        bounds = Bounds(
+            whole=not call.stream,
+            max_bytes=self._limit,
+            max_refusal_bytes=MAX_REFUSAL_BYTES,
+            first_byte_seconds=endpoint.first_byte_timeout_seconds,
+            idle_seconds=endpoint.idle_timeout_seconds,
+            total_seconds=endpoint.total_timeout_seconds,
+        )
+        try:
+            await connection.ask(head, body, bounds, started)
+        except TooLarge:
+            if connection.status in (0, 200):
+                raise  # a refusal that is too large is one without a text
+        self.status = connection.status
+        return connection
+
+    def _read_head(self, connection: Connection) -> None:
+        headers = connection.headers
+        self.content_type = headers.get(b"content-type", b"")
+        encoding = headers.get(b"content-encoding", b"identity")
+        if encoding.lower() != b"identity":
+            self._inflate = Inflate(encoding, self._limit if self.status == 200 else MAX_REFUSAL_BYTES)
+        if self.status != 200:
+            retry_after = headers.get(b"retry-after", b"").decode("latin-1")
+            raise as_error(self.endpoint, self.status, self._refusal(connection), retry_after)
         if self._call.stream and not self.content_type.lower().startswith(b"text/event-stream"):
             raise UpstreamFailed("The upstream did not answer with an event stream.")
-        if (response.content_length or 0) > self._limit:
-            raise UpstreamFailed("The upstream's answer is too large.")
 
-    async def _read(self) -> bytes:
+    def _refusal(self, connection: Connection) -> bytes:
+        payload = connection.take() or b""
         try:
-            block = await self._content.readany()
-        except (TimeoutError, *_BROKEN) as exc:
-            raise self._failed(exc) from exc
-        self._size += len(block)
-        if self._size > self._limit:
-            raise UpstreamFailed("The upstream's answer is too large.")
+            return payload if self._inflate is None else self._inflate.block(payload)
+        except Broken:
+            return b""
+
+    async def _next(self) -> bytes:
+        connection = self._connection
+        if connection is None:
+            return b""
+        while (block := connection.take()) is None:
+            await connection.more()
         return block
 
-    async def _read_all(self) -> bytes:
-        blocks: list[bytes] = []
-        while block := await self._read():
-            blocks.append(block)
-        return b"".join(blocks)
+    async def _inflated(self, inflate: Inflate) -> bytes:
+        while block := await self._next():
+            plain = inflate.block(block)
+            if plain:
+                return plain
+        inflate.end()
+        return b""
 
-    async def _read_refusal(self) -> bytes:
-        payload = b""
-        while len(payload) <= MAX_REFUSAL_BYTES and (block := await self._read()):
-            payload += block
-        return payload if len(payload) <= MAX_REFUSAL_BYTES else b""
+    def _leave(self, *, ending: bool = False) -> None:
+        if self._connection is not None:
+            self._connection.release(ending=ending)
+            self._connection = None
 
-    async def _linger(self) -> None:
-        """Read past [DONE] to the body's end, which is on its way, or give up soon."""
-        with suppress(TimeoutError, *_BROKEN):
-            async with asyncio.timeout(LINGER_SECONDS):
-                while await self._content.readany():
-                    pass
-
-    def _failed(self, exc: BaseException) -> UpstreamFailed:
-        reason = type(exc).__name__
+    def _failed(self, exc: Exception) -> UpstreamFailed:
+        reason = str(exc) or type(exc).__name__
         _log.warning("upstream_failed", upstream=self.endpoint.upstream, request_id=self._request_id, reason=reason)
-        unreached = isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         error = self._described(exc)
-        error.connection_lost = unreached or not isinstance(exc, TimeoutError)
-        error.disconnected = self._response is None and not unreached and isinstance(exc, _HUNG_UP)
+        error.connection_lost = not isinstance(exc, TimeoutError)
+        error.disconnected = isinstance(exc, Broken) and exc.silent
         return error
 
-    def _described(self, exc: BaseException) -> UpstreamFailed:
-        if isinstance(exc, TimeoutError):
+    def _described(self, exc: Exception) -> UpstreamFailed:
+        if isinstance(exc, TimeoutError) or (isinstance(exc, Unreached) and exc.timed_out):
             return UpstreamTimedOut("The upstream did not answer in time.")
-        if self._response is None:
+        if isinstance(exc, TooLarge):
+            return UpstreamFailed("The upstream's answer is too large.")
+        if not self.status:
             return UpstreamFailed("The upstream could not be reached.")
         return UpstreamFailed("The upstream broke off its answer.")
+
+
+def _lines(endpoint: Endpoint) -> bytes:
+    """The endpoint's own headers; raises ValueError for one that would not be a header."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in endpoint.headers.items()])
+    if lines.count("\n") != len(endpoint.headers) or "\0" in lines:
+        raise ValueError("a header's name or value holds a line break")
+    return lines.encode("latin-1")

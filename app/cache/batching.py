@@ -34,24 +34,30 @@ class Batcher:
         self._run = run
         self._window_seconds = window_seconds
         self._max_texts = max_texts
-        self._free = asyncio.Semaphore(parallel)
+        self._parallel = parallel
+        self._running = 0
         self._waiting: list[_Waiting] = []
-        self._driver: asyncio.Task[None] | None = None
+        self._window: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """The vectors of one caller's texts."""
-        answer: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Vectors] = loop.create_future()
         self._waiting.append((list(texts), answer))
-        if self._driver is None or self._driver.done():
-            self._driver = self._tasks.start(self._drive())
+        if not self._window_seconds:
+            self._start()
+        elif self._window is None:
+            self._window = loop.call_later(self._window_seconds, self._window_ends)
         return await answer
 
-    async def _drive(self) -> None:
-        while self._waiting:
-            await self._free.acquire()
-            if self._window_seconds:
-                await asyncio.sleep(self._window_seconds)
+    def _window_ends(self) -> None:
+        self._window = None
+        self._start()
+
+    def _start(self) -> None:
+        while self._waiting and self._running < self._parallel:
+            self._running += 1
             self._tasks.start(self._serve(self._next()))
 
     def _next(self) -> list[_Waiting]:
@@ -71,7 +77,10 @@ class Batcher:
                 if not answer.done():
                     answer.set_exception(exc)
         finally:
-            self._free.release()
+            for _, answer in batch:
+                answer.cancel()  # those still open, when this task was cancelled
+            self._running -= 1
+            self._start()
 
 
 def _hand_out(batch: Sequence[_Waiting], vectors: Vectors) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from app.cache.frames import unframed
+from app.cache.frames import PAST, unframed
 from app.cache.lexicon import (
     CALENDAR_ONLY_CAPITALISED,
     CURRENCIES,
@@ -30,11 +30,13 @@ from app.cache.lexicon import (
     NEGATIONS,
     NUMBER_WORDS,
     PHRASES,
+    SAME_DIRECTION,
     SYNONYM_GROUPS,
     UNITS,
     WEEKDAYS,
 )
 
+REVISION = 1  # raise it when features change: those of another revision are never compared
 MAX_CHARACTERS = 600  # beyond this the embedder may have cut the text, and nobody could vouch for the rest
 
 _EXACT = re.compile(
@@ -85,6 +87,7 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     dates: tuple[str, ...]
     kind: str
     ends: tuple[str, ...]
+    subject: str
     readable: bool
 
 
@@ -95,7 +98,7 @@ def features(text: str) -> Features:
     tokens = _TOKEN.findall(bare)
     numbers, plain = _numbers(tokens)
     words = tuple(_WORD.findall(_written_out(bare)))
-    kind, rest = unframed(_phrased(_written_out(" ".join(plain))))
+    kind, rest, subject = unframed(_phrased(_written_out(" ".join(plain))))
     kind, content = _content(kind, rest)
     return Features(
         words=words,
@@ -108,17 +111,19 @@ def features(text: str) -> Features:
         dates=tuple(_dates(tokens)),
         kind=kind,
         ends=tuple(sorted(_ends(rest))),
+        subject=subject if subject == "i" else stem(subject),
         readable=len(text) <= MAX_CHARACTERS and _is_english(words, text),
     )
 
 
 def stem(word: str) -> str:
     """A word without its endings, and for all words of a group of synonyms the same."""
-    bare = _bare(word)
+    bare = bare_form(word)
     return _SYNONYMS.get(bare, bare)
 
 
-def _bare(word: str) -> str:
+def bare_form(word: str) -> str:
+    """A word without its endings; irregular forms come to their verb."""
     known = IRREGULAR.get(word)
     if known is not None:
         word = known
@@ -141,9 +146,9 @@ def _undoubled(word: str) -> str:
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz" else word
 
 
-_SYNONYMS = {_bare(word): _bare(group.split()[0]) for group in SYNONYM_GROUPS for word in group.split()}
+_SYNONYMS = {bare_form(word): bare_form(group.split()[0]) for group in SYNONYM_GROUPS for word in group.split()}
 _KEPT_FOR = {kind: frozenset(map(stem, words)) for kind, words in KEPT_FOR.items()}
-_MEASURES = {_bare(word): name for name, words in MEASURES.items() for word in words.split()}
+_MEASURES = {bare_form(word): name for name, words in MEASURES.items() for word in words.split()}
 
 
 def _written_out(text: str) -> str:
@@ -164,18 +169,19 @@ def _content(kind: str, rest: str) -> tuple[str, list[str]]:
 
     Whether something may be is a word of its own where its amount is asked for: "have I used" is not "may I use".
     """
-    said = _KEPT_FOR.get(kind, frozenset())
+    base, past = kind.removesuffix(PAST), kind[len(kind.removesuffix(PAST)) :]
+    said = _KEPT_FOR.get(base, frozenset())
     found: dict[str, None] = {}
     for word in _WORD.findall(rest):
-        if kind in _ASKED_AMOUNTS and word in _MAY:
+        if base in _ASKED_AMOUNTS and word in _MAY:
             found["may"] = None
         if word in FUNCTION_WORDS or word in NEGATIONS:
             continue
-        if kind in ("how", "what", "amount", "howto") and _bare(word) in _MEASURES:
-            kind = f"measure {_MEASURES[_bare(word)]}"
+        if base in ("how", "what", "amount", "howto") and bare_form(word) in _MEASURES:
+            base = f"measure {_MEASURES[bare_form(word)]}"
         elif stem(word) not in said:
             found[stem(word)] = None
-    return kind, list(found)
+    return base + past, list(found)
 
 
 def _ends(rest: str) -> Iterator[str]:
@@ -187,7 +193,7 @@ def _ends(rest: str) -> Iterator[str]:
         elif word in DIRECTIONS or chunk:
             if direction and chunk:
                 yield " ".join((direction, *chunk))
-            direction, chunk = (word, []) if word in DIRECTIONS else ("", [])
+            direction, chunk = (SAME_DIRECTION.get(word, word), []) if word in DIRECTIONS else ("", [])
 
 
 def _numbers(tokens: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:

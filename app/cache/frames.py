@@ -49,12 +49,15 @@ _FRAMES = (
     ("whose", r"\bwhose\b", " "),
     ("who", r"\bby whom\b|\bwho(?:m)?\b|\bwhich person\b", " "),
     ("until when", r"\buntil when\b|\bhow long(?= .*\b(?:supported|available|valid|open)\b)", " "),
-    ("when", r"\b(?:at |on |by |in )?(?:what|which) (?:time|date|day|hour|month|year)\b", " "),
+    ("time", r"\b(?:at |by )?(?:what|which) (?:time|hour)\b", " "),
+    ("date", r"\b(?:on |by )?(?:what|which) (?:date|day)\b", " "),
+    ("date", r"\bwhat is the (?:date|day)(?: (?:when|that|on which|of))?\b", " "),
     ("when", rf"\bwhen(?= (?:is|are|was|were|did|must|has|have|{_DO})\b)", " "),
     ("when", r"^\W*when\b(?!.*\bhow\b)", " "),
     ("howto", rf"\bwhere (?:must|may|{_DO}) {_I}\b(?! (?:find|get|buy|see|have|put|must)\b)", " "),
     ("where", rf"\bhow {_DO} {_I} (?:find|locate)\b", " "),
     ("where", r"\b(?:in |at |on )?(?:what|which) (?:place|location|folder|directory)\b|\bwhere\b", " "),
+    ("where", r"\b(?:in|at) (?:what|which) (?:city|town|country|room|building|street)\b", " "),
     ("duration", rf"\b(?:for )?how long\b|\bhow much time\b|{_WHAT_IS}\bthe (?:length|duration) of\b", " "),
     (
         "duration",
@@ -123,23 +126,50 @@ _AUXILIARIES = frozenset(
     }
     | {"would", "shall", "should", "must"}
 )
-_PAST = frozenset({"did", "was", "were", "had"})
+PAST = " past"
+_DID = frozenset({"did", "was", "were", "had"})
+_DOES = frozenset({"do", "does", "is", "are", "am", "will"})
+_TIMELESS = frozenset({"howto", "request", "possible"})
 _ARTICLES = frozenset({"the", "a", "an", "my", "your"})
+_SUBJECT = re.compile(
+    r"\b(?:is|are|am|was|were|do|does|did|has|have|had|can|could|may|might|will|would|shall|should|must) "
+    r"(?:not )?(?:the |an? |my |our |your |this |that |these )*([a-z]+)"
+)
+_FOR_WHOM = re.compile(r"\b(?:possible|allowed|okay|ok) for (?:the |an? |my |our |your )?([a-z]+) to\b")
+_IMPERSONAL = re.compile(r"\b(?:allowed|permitted|possible|okay|ok)\b")
 _WORD = re.compile(r"[a-z']+")
 _POLITENESS = re.compile("|".join(_POLITE))
 _WRAPPED = re.compile("|".join(_WRAPPINGS))
 _KINDS = tuple((kind, re.compile(pattern), put) for kind, pattern, put in _FRAMES)
 
 
-def unframed(text: str) -> tuple[str, str]:
-    """The kind of a question, and its words without the frame; `text` is lower case with contractions written out."""
+def unframed(text: str) -> tuple[str, str, str]:
+    """The kind of a question, its words without the frame, and its subject; `text` is lower case, written out.
+
+    Of a kind that ends in PAST something was asked about the past, and not about the present.
+    """
     bare, wrappings = _WRAPPED.subn(" ", _POLITENESS.sub(" ", text))
+    kind, rest = _framed(bare) or _without_question_word(bare, wrapped=wrappings > 0)
+    words = frozenset(_WORD.findall(bare))
+    is_past = kind not in _TIMELESS and "by whom" not in bare and not words.isdisjoint(_DID) and words.isdisjoint(_DOES)
+    return kind + PAST * is_past, rest, "" if wrappings else _subject(bare)
+
+
+def _subject(bare: str) -> str:
+    """Who or what the first verb belongs to, "i" being the one who asks; "" where the word order does not tell."""
+    match = _FOR_WHOM.search(bare) or (None if _IMPERSONAL.search(bare) else _SUBJECT.search(bare))
+    if match is None:
+        return ""
+    return "i" if match[1] == "we" else match[1]
+
+
+def _framed(bare: str) -> tuple[str, str] | None:
     for kind, pattern, put in _KINDS:
         match = pattern.search(bare)
         if match is not None:
             rest = bare[: match.start()] + match.expand(put) + bare[match.end() :]
             return kind, _ASIDE.sub(" ", rest) if kind in ("howto", "what", "why") else rest
-    return _without_question_word(bare, wrapped=wrappings > 0)
+    return None
 
 
 def _without_question_word(bare: str, *, wrapped: bool) -> tuple[str, str]:
@@ -152,6 +182,4 @@ def _without_question_word(bare: str, *, wrapped: bool) -> tuple[str, str]:
     if wrapped:
         named = words and words[0] in _ARTICLES and _AUXILIARIES.isdisjoint(words)
         return ("what" if named else "polar"), bare
-    if words and words[0] in _AUXILIARIES:
-        return ("polar past" if words[0] in _PAST else "polar"), bare
-    return "request", bare
+    return ("polar" if words and words[0] in _AUXILIARIES else "request"), bare

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-from app.cache.features import Features, stem
-from app.cache.lexicon import AXES, LIGHT, OPPOSITES, UNITS
+from app.cache.features import Features, bare_form, stem
+from app.cache.frames import PAST
+from app.cache.lexicon import AXES, LIGHT, OPPOSITES, PASTS, TYING, UNITS
 
 
 class GuardReason(StrEnum):
@@ -38,7 +39,14 @@ _POLES = frozenset(stem(word) for axis in AXES for word in axis.one | axis.other
 _UNIT_WORDS = frozenset(map(stem, UNITS))
 _LIGHT = frozenset(map(stem, LIGHT))
 _OPPOSITES = tuple((stem(one), stem(other)) for one, other in OPPOSITES)
-_ALIKE = ({"possible", "polar"}, {"possible", "request"}, {"what", "amount"})
+_ALIKE = (
+    {"possible", "polar"},
+    {"possible", "request"},
+    {"what", "amount"},
+    {"when", "time"},
+    {"when", "date"},
+)
+_ACTED = ("possible", "polar", "quantity", "why", "when", "where", "time", "date")
 _COUNTED = ("quantity", "amount", "frequency")
 _OF_A_NUMBER = {"what", "amount", "quantity"}
 _OF_NUMBERS = _OF_A_NUMBER | {"price"}
@@ -59,11 +67,15 @@ def _unreadable(a: Features, b: Features) -> bool:
 def _only(a: Features, b: Features) -> frozenset[str]:
     """Words that count in the one text and not in the other.
 
-    Light ones count where nothing else is shared, and where an amount is asked for ("days that I have", "have taken").
+    Light ones may come and go, but not change ("use it", "get it"); and they count where nothing else is shared, or
+    where an amount is asked for ("days that I have", "have taken").
     """
     ours, theirs = frozenset(a.content), frozenset(b.content)
-    lightly = (ours & theirs) - _LIGHT and {a.kind, b.kind}.isdisjoint(_COUNTED)
-    return (ours ^ theirs) - _LIGHT if lightly else ours ^ theirs
+    differing = ours ^ theirs
+    changed = not (ours - theirs).isdisjoint(_LIGHT) and not (theirs - ours).isdisjoint(_LIGHT)
+    if changed or not (ours & theirs) - _LIGHT or not {a.kind, b.kind}.isdisjoint(_COUNTED):
+        return differing
+    return differing - _LIGHT
 
 
 def _numbers_differ(a: Features, b: Features) -> bool:
@@ -92,10 +104,20 @@ def _known(a: Features, b: Features) -> bool:
 
 def _kinds_differ(a: Features, b: Features) -> bool:
     """Another kind of answer, unless the two come to the same; where numbers are given, more of them do."""
-    kinds = {a.kind, b.kind}
-    if len(kinds) == 1 or kinds in _ALIKE or (a.numbers and kinds <= _OF_A_NUMBER):
+    if a.kind == b.kind:
+        return a.kind == "who" and _told_of_another_time(a, b)
+    if a.kind.endswith(PAST) != b.kind.endswith(PAST):
+        return True
+    kinds = {a.kind.removesuffix(PAST), b.kind.removesuffix(PAST)}
+    if kinds in _ALIKE or (a.numbers and kinds <= _OF_A_NUMBER):
         return False
     return not (len(a.numbers) > 1 and kinds <= _OF_NUMBERS)
+
+
+def _told_of_another_time(a: Features, b: Features) -> bool:
+    """Whether one text has a verb in the past that the other has in the present: "who ran it", "who runs it"."""
+    forms_a, forms_b = ({bare_form(word): word for word in text.words} for text in (a, b))
+    return any((forms_a[word] in PASTS) != (forms_b[word] in PASTS) for word in forms_a.keys() & forms_b.keys())
 
 
 def _substituted(a: Features, b: Features) -> bool:
@@ -103,16 +125,40 @@ def _substituted(a: Features, b: Features) -> bool:
     return not only.isdisjoint(a.content) and not only.isdisjoint(b.content)
 
 
+def _roles_differ(a: Features, b: Features) -> bool:
+    """Who does it, or what is counted, is another one of the same words."""
+    both = {"i"} | (set(a.content) & set(b.content))
+    return a.kind.removesuffix(PAST) in _ACTED and a.subject != b.subject and {a.subject, b.subject} <= both
+
+
 def _order_differs(a: Features, b: Features) -> bool:
-    """Two words have changed places around a word of direction, or in otherwise the same text."""
+    """Words have changed places around words of direction, or two of them in otherwise the same text."""
+    if _roles_differ(a, b):
+        return True
     ends_a, ends_b = _by_direction(a), _by_direction(b)
     for direction in ends_a.keys() & ends_b.keys():
         if not (ends_a[direction] <= ends_b[direction] or ends_b[direction] <= ends_a[direction]):
             return True
+    if _tied_otherwise(ends_a, ends_b):
+        return True
     if len(a.words) != len(b.words) or set(a.words) != set(b.words):
         return False
     moved = [(one, other) for one, other in zip(a.words, b.words, strict=True) if one != other]
     return len(moved) == 2 and moved[0] == moved[1][::-1]
+
+
+def _tied_otherwise(ends_a: dict[str, set[str]], ends_b: dict[str, set[str]]) -> bool:
+    """Whether a word is tied to the rest by other small words in each text: "pay with a card", "pay for a card"."""
+    ties_a, ties_b = _ties(ends_a), _ties(ends_b)
+    return any(ties_a[word].isdisjoint(ties_b[word]) for word in ties_a.keys() & ties_b.keys())
+
+
+def _ties(ends: dict[str, set[str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for direction in ends.keys() & TYING:
+        for word in ends[direction]:
+            found.setdefault(word, set()).add(direction)
+    return found
 
 
 def _by_direction(text: Features) -> dict[str, set[str]]:

@@ -139,11 +139,13 @@ CURRENCIES = {"$": "usd", "€": "eur", "£": "gbp", "¥": "jpy", "₹": "inr"}
 FUNCTION_WORDS = _set(
     "a an the and or but if so as of to for in on at by with from into is are was were be been being am do does "
     "did have has had can could may might would will i me my mine we us our you your yours it its this that these "
-    "those there they here please thanks thank hi hello hey just want need like get got getting way know tell "
-    "help about s t ve re ll d m also too very quite even still already yet then any some whether because ok okay "
-    "possible possibly able allowed permitted let obtain one's sir madam question"
+    "those there they here please thanks thank hi hello hey just want need like way know tell help about also too "
+    "very quite even still already yet then any some whether because ok okay possible possibly able allowed "
+    "permitted let obtain one's sir madam question"
 )
-DIRECTIONS = _set("to from into onto than before after over versus vs by for against")
+DIRECTIONS = _set("to from into onto than before after over versus vs by for against with about")
+SAME_DIRECTION = {"into": "to", "onto": "to", "vs": "versus"}
+TYING = _set("to from by for against with about")  # a word so tied is another thing when it is tied otherwise
 KEPT_FOR = {
     "where": _set("find locate located get put look stored kept"),
     "duration": _set("must take takes taken last lasts wait need needs until till arrive arrives arrived"),
@@ -163,7 +165,8 @@ SYNONYM_GROUPS = (
     "cancel terminate end", "pause suspend", "enable activate", "disable deactivate", "contact reach", "buy purchase",
     "submit file lodge", "deliver delivery ship shipping shipment", "parcel package", "photo picture image photograph",
     "movie film", "tv television", "car automobile", "phone telephone cellphone smartphone", "fridge refrigerator",
-    "bike bicycle", "flat apartment", "luggage baggage", "store shop", "vacation holiday", "start begin commence",
+    "bike bicycle", "take bring", "flat apartment", "luggage baggage", "store shop", "vacation holiday",
+    "start begin commence",
     "finish complete", "fix repair resolve solve", "problem issue trouble", "choose select pick", "show display",
     "see view visible", "big large huge", "small little tiny", "fast quick rapid", "loud noisy noise", "quiet silent",
     "mute silence", "invoice bill", "colleague coworker", "client customer", "doctor physician", "child kid",
@@ -188,8 +191,11 @@ IRREGULAR = {
     "began": "begin", "begun": "begin", "broke": "break", "broken": "break", "chose": "choose", "chosen": "choose",
     "did": "do", "done": "do", "drove": "drive", "found": "find", "forgot": "forget", "forgotten": "forget",
     "froze": "freeze", "frozen": "freeze", "gave": "give", "given": "give", "went": "go", "gone": "go", "kept": "keep",
-    "left": "left", "lost": "lose", "made": "make", "met": "meet", "ran": "run", "said": "say", "saw": "see",
-    "seen": "see", "sold": "sell", "spent": "spend", "stole": "steal", "stolen": "steal", "taught": "teach",
+    "left": "left", "got": "get", "lost": "lose", "made": "make", "met": "meet", "ran": "run", "said": "say",
+    "saw": "see",
+    "seen": "see", "sold": "sell", "spoke": "speak", "spoken": "speak", "spent": "spend", "stole": "steal",
+    "stolen": "steal", "taught": "teach", "led": "lead", "built": "build", "held": "hold", "brought": "bring",
+    "caught": "catch", "knew": "know", "grew": "grow", "flew": "fly", "wore": "wear", "sang": "sing",
     "thought": "think", "told": "tell", "won": "win", "children": "child", "people": "people", "shoes": "shoe",
     "has": "have", "is": "be", "was": "be", "owes": "owe", "does": "do", "goes": "go", "lying": "lie", "dying": "die",
     "photos": "photo", "videos": "video", "during": "during", "nothing": "nothing", "something": "something",
@@ -199,6 +205,16 @@ IRREGULAR = {
     "need": "need", "feed": "feed", "bed": "bed", "red": "red", "wed": "wed", "need's": "need", "spring": "spring",
     "thing": "thing", "king": "king", "ring": "ring", "bring": "bring", "sing": "sing", "wing": "wing", "yes": "yes",
 }  # fmt: skip
+PASTS = _set(
+    "wrote bought sent paid took began broke chose did drove found forgot froze gave went kept lost made met ran "
+    "said saw sold spent stole taught thought told won led built held brought caught left knew grew flew wore "
+    "spoke sang"
+)
+_UNDERGONE = (
+    r"\b(?:am|was|be|been|being|get|got) (?:i )?"
+    r"((?!allowed|supposed|required|obliged|permitted)[a-z]+ed"
+    r"|paid|sent|given|told|shown|taken|seen|sold|caught|hit|left)\b"
+)
 PHRASES = (
     (r"\bput ((?:[a-z-]+ ){1,4})on hold\b", r" pause \1 "),
     (r"\b(?:turn(?:ed|ing)?|switch(?:ed|ing)?|power)(?: ((?:[a-z-]+ ){0,5}?))? ?(?:back )?on\b", r" enable \1 "),
@@ -223,6 +239,10 @@ PHRASES = (
     (r"\b(heat(?:ing)?|warm(?:ing)?) ((?:[a-z]+ ){0,3})up\b", r" \1 \2"),
     (r"\bput ((?:[a-z]+ ){1,4})together\b", r" assemble \1 "),
     (r"\be-mail\b", " email "),
+    (_UNDERGONE, r" undergo \1 "),
+    (r"\bis it necessary (?:for (?:me|us) )?to\b", " must "),
+    (r"\bset(?:ting)? (?:a|the) reminder\b(?: for (?:me|us))?", " remind "),
+    (r"\btakes? place\b", " "),
     (r"(?<=[a-z])-(?=[a-z])", " "),
     (r"\b(?:send|sending|wire|move) (?=(?:[a-z]+ )?money\b)", " transfer "),
     (r"\bno one\b", " nobody "),

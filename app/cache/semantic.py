@@ -23,7 +23,7 @@ import structlog
 from numpy.typing import NDArray
 from redis.exceptions import ResponseError
 
-from app.cache.features import Features
+from app.cache.features import REVISION, Features
 from app.cache.guard import GuardReason, refusal
 from app.cache.index import Indexes, Neighbour, ScopeIndex, encode, row_bytes
 from app.cache.key import Keys, label
@@ -75,7 +75,7 @@ class SemanticIndex:
         self._store = store
         self._indexes = indexes
         self._row_bytes = row_bytes(dimensions)
-        self._model = label(model)
+        self._model = label(f"{model} {REVISION}")
         self._on_refusal = on_refusal
         self._catching_up: dict[Scope, asyncio.Task[None]] = {}
         self._adding: dict[Scope, set[asyncio.Task[None]]] = {}

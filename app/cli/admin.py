@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import typer
 
+from app.cli import money
 from app.cli.client import AdminError, call, every
 from app.cli.limits import limited
 from app.cli.show import show
@@ -20,7 +21,7 @@ Name = Annotated[str | None, typer.Option(help="A name for people.")]
 Owner = Annotated[str | None, typer.Option("--tenant", help="Of this tenant; without it shared by all.")]
 TENANT = ("id", "name", "limits", "created_at")
 KEY = ("id", "name", "team_id", "prefix", "limits", "routes", "expires_at", "revoked_at")
-VERSION = ("id", "aliases", "rank", "base_model", "created_at")
+VERSION = ("id", "state", "aliases", "rank", "base_model", "created_at")
 SUMS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_microusd", "saved_microusd")
 
 
@@ -32,9 +33,12 @@ def register(app: typer.Typer) -> None:
         ("keys", _keys()),
         ("routes", _routes()),
         ("adapters", _adapters()),
+        ("limits", _with(_group("Limits by user and by route."), money.limit_commands())),
+        ("provider-keys", _with(_group("Providers' keys that tenants bring."), money.provider_key_commands())),
     ):
         app.add_typer(group, name=name)
-    app.command("usage")(_plainly(_usage))
+    app.command("audit")(_plainly(money.audit))
+    app.add_typer(_usage_group(), name="usage")
 
 
 def _group(says: str) -> typer.Typer:
@@ -151,7 +155,8 @@ def _keys() -> typer.Typer:
         """Let a key work no more, for ever; felt within a second."""
         show(call("POST", f"/tenants/{_part(tenant)}/keys/{_part(key)}/revoke"), KEY, as_json=json)
 
-    return _with(group, {"create": create, "update": update, "list": listing, "revoke": revoke})
+    commands = {"create": create, "update": update, "list": listing, "revoke": revoke, "rotate": money.rotate_key}
+    return _with(group, commands)
 
 
 def _routes() -> typer.Typer:
@@ -190,38 +195,104 @@ def _adapters() -> typer.Typer:
         name: str,
         path: Annotated[Path, typer.Argument(help="Folder with adapter_config.json and adapter_model.safetensors.")],
         alias: Annotated[str | None, typer.Option(help="Let this alias mean the new version.")] = None,
+        signature: Annotated[str | None, typer.Option(help="ed25519 over the content hash, in hexadecimal.")] = None,
         json: Json = False,
     ) -> None:
         """Import an adapter; the same bytes are the same version."""
-        body = {"name": name, "path": str(path.absolute()), "alias": alias}
+        body = {"name": name, "path": str(path.absolute()), "alias": alias, "signature": signature}
         show(call("POST", f"/tenants/{_part(tenant)}/adapters", body), VERSION, as_json=json)
 
     def listing(tenant: str, json: Json = False) -> None:
         """Show every version and its aliases."""
         show(every(f"/tenants/{_part(tenant)}/adapters"), VERSION, as_json=json)
 
-    def alias(tenant: str, name: str, alias: str, version: str, json: Json = False) -> None:
+    def alias(
+        tenant: str,
+        name: str,
+        alias: str,
+        version: str,
+        expected: Annotated[str | None, typer.Option(help="Only if the alias means this version now.")] = None,
+        json: Json = False,
+    ) -> None:
         """Let an alias mean this version from now on."""
         path = f"/tenants/{_part(tenant)}/adapters/{_part(name)}/aliases/{_part(alias)}"
-        show(call("PUT", path, {"version": version}), ("name", "alias", "version"), as_json=json)
+        body = {"version": version} if expected is None else {"version": version, "expected": expected}
+        show(call("PUT", path, body), ("name", "alias", "version"), as_json=json)
+
+    def rollback(tenant: str, name: str, alias: str, json: Json = False) -> None:
+        """Let an alias mean what it meant before its last move."""
+        path = f"/tenants/{_part(tenant)}/adapters/{_part(name)}/aliases/{_part(alias)}/rollback"
+        show(call("POST", path), ("name", "alias", "version"), as_json=json)
+
+    def state(
+        tenant: str,
+        name: str,
+        version: str,
+        state: Annotated[str, typer.Argument(help="ready, draining, retired or failed.")],
+        reason: Annotated[str | None, typer.Option(help="Why, for those who look later.")] = None,
+        json: Json = False,
+    ) -> None:
+        """Bring a version into another state; move aliases off it first."""
+        path = f"/tenants/{_part(tenant)}/adapters/{_part(name)}/versions/{_part(version)}/state"
+        show(call("PUT", path, {"state": state, "reason": reason}), VERSION, as_json=json)
 
     def unalias(tenant: str, name: str, alias: str) -> None:
         """Take an alias away; routes that name it answer 404 from then on."""
         call("DELETE", f"/tenants/{_part(tenant)}/adapters/{_part(name)}/aliases/{_part(alias)}")
 
-    return _with(group, {"add": add, "list": listing, "alias": alias, "unalias": unalias})
+    commands: dict[str, Callable[..., None]] = {"add": add, "list": listing, "alias": alias, "unalias": unalias}
+    return _with(group, {**commands, "rollback": rollback, "state": state})
+
+
+def _usage_group() -> typer.Typer:
+    group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+    group.callback()(_plainly(_usage))
+    group.command("reconcile")(_plainly(_reconcile))
+    return group
+
+
+def _reconcile(
+    file: Annotated[Path, typer.Argument(help="The provider's bill as CSV: model, cost_usd, and day if it has one.")],
+    upstream: Annotated[str, typer.Option(help="The provider in the gateway's configuration.")],
+    since: Annotated[str | None, typer.Option(help="ISO 8601 instant, UTC unless it says.")] = None,
+    until: Annotated[str | None, typer.Option(help="ISO 8601 instant, UTC unless it says.")] = None,
+    tolerance: Annotated[str, typer.Option(help="Share of the bill by which the money may differ.")] = "0.001",
+    json: Json = False,
+) -> None:
+    """Compare a provider's bill with the ledger; leaves with 1 when they do not agree."""
+    from decimal import Decimal
+
+    from app.cli.reconcile import BillError, compare, read_bill
+
+    try:
+        bill = read_bill(file)
+    except BillError as exc:
+        raise AdminError(str(exc)) from exc
+    query = {"group_by": "model,day", "upstream": upstream, "since": since, "until": until}
+    compared = compare(bill, call("GET", "/usage", query=query)["data"], tolerance=Decimal(tolerance))
+    rows = [one.row() for one in compared]
+    show({"data": rows}, tuple(rows[0]) if rows else ("model",), as_json=json)
+    if not all(one.agrees for one in compared):
+        raise typer.Exit(1)
 
 
 def _usage(
+    context: typer.Context,
     by: Annotated[list[str] | None, typer.Option(help="tenant, team, key, route, model, day, …; repeat.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Of this tenant only.")] = None,
     since: Annotated[str | None, typer.Option(help="ISO 8601 instant, UTC unless it says.")] = None,
     until: Annotated[str | None, typer.Option(help="ISO 8601 instant, UTC unless it says.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
     json: Json = False,
 ) -> None:
     """Show what was used and what it cost."""
+    if context.invoked_subcommand is not None:
+        return
     groups = by or ["tenant"]
     query = {"group_by": ",".join(groups), "tenant": tenant, "since": since, "until": until}
+    if csv:
+        sys.stdout.write(call("GET", "/usage.csv", query=query))
+        return
     answer = call("GET", "/usage", query=query)
     show(answer, (*",".join(groups).split(","), *SUMS), as_json=json)
     if not answer["complete"]:

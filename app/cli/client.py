@@ -16,7 +16,7 @@ class AdminError(Exception):
 
 
 def call(method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
-    """One call of the admin API; returns the decoded answer, None when it is empty. Raises AdminError."""
+    """One call of the admin API; returns the decoded answer (text as it is), None when empty. Raises AdminError."""
     import httpx2
 
     url = os.environ.get("TUNEGATE_URL", DEFAULT_URL).rstrip("/")
@@ -31,6 +31,8 @@ def call(method: str, path: str, body: Any = None, query: Mapping[str, Any] | No
         raise AdminError(f"no gateway answers at {url} ({type(exc).__name__}): {advice}") from exc
     if not answer.is_success:
         raise AdminError(_complaint(answer))
+    if answer.headers.get("content-type", "").startswith("text/"):
+        return answer.text
     return answer.json() if answer.content else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -33,9 +34,16 @@ NAMES = {
     float: "number",
     str: "text",
     Path: "folder",
+    date: "date",
     SecretStr: "secret",
 }
-PATTERNS = {"^https?://": "http:// or https:// address", "^[a-z0-9]": "name of a-z, 0-9 and -"}
+PATTERNS = {
+    "^https?://": "http:// or https:// address",
+    "^(https?://": "http://, https://, dns:// or k8s:// address",
+    "^[a-z0-9]": "name of a-z, 0-9 and -",
+    "^[0-9a-fA-F]": "64 hexadecimal digits",
+    "^/": "absolute path",
+}
 BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "more than"), (Le, "le", "at most"), (Lt, "lt", "less than"))
 HEAD = """\
 # Configuration

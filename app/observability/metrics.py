@@ -215,6 +215,14 @@ class Metrics:
         """So many trace spans were `exported`, or `dropped` because the collector did not take them."""
         self._count.spans(result).inc(count)
 
+    def decided_without_redis(self, decision: str) -> None:
+        """While Redis was away a call was `admitted` by this gateway's own share, or `refused`."""
+        self._count.outages(decision).inc()
+
+    def budget_event(self, event: str, limit: str) -> None:
+        """A budget was reached in part or whole, or a cost breaker has changed its state."""
+        self._count.budget_events(event, limit).inc()
+
     def outstanding(self, reservations: int, microdollars: int) -> None:
         """All gateways together hold so many reservations, and so much money by them; told at every sweep."""
         held = "Reservations not yet settled, in all gateways together, at the last sweep."
@@ -262,6 +270,8 @@ class _Counters:
         self.http = counter("http_requests", "Inference requests by the status they got.", "operation", "status")
         self.upstream = counter("upstream_requests", "Requests not answered by the cache.", "upstream", "outcome")
         self.refusals = counter("refusals", "Requests turned away by a limit or a budget.", "account_kind", "limit")
+        self.outages = counter("admissions_without_redis", "Calls decided while Redis was away.", "decision")
+        self.budget_events = counter("budget_events", "Budgets reached, breakers opened and closed.", "event", "limit")
         self.guarded = counter("cache_guard_refusals", "Near answers that the content guard held back.", "reason")
         self.compared = counter("cache_comparisons", "Semantic hits compared with the upstream.", "result")
         self.adapters = counter("adapter_operations", "Adapters loaded, unloaded, failed.", "pool", "outcome")

@@ -50,6 +50,13 @@ class AlreadyLoaded(ReplicaError):
     """The replica knows an adapter of this name; whether it is the same one is to be seen."""
 
 
+class Resident(msgspec.Struct, frozen=True):
+    """Names in GPU slots and in host memory, least recently used first."""
+
+    gpu: list[str]
+    host: list[str]
+
+
 class _Card(msgspec.Struct):
     id: str
     root: str | None = None
@@ -121,8 +128,14 @@ class ReplicaControl:
         return {card.id: card.root or "" for card in cards if card.parent is not None}
 
     async def load(self, pool: Pool, url: str, adapter: AdapterVersion) -> None:
-        """Load an adapter under its version id; raises AlreadyLoaded, InvalidAdapter or ReplicaError."""
-        body = msgspec.json.encode({"lora_name": adapter.id, "lora_path": adapter.path})
+        """Load an adapter under its version id; raises AlreadyLoaded, InvalidAdapter or ReplicaError.
+
+        Servers with a resolver fetch and load what they are asked a token of.
+        """
+        if pool.resolver:
+            await self.next_token(pool, url, adapter.id, "a")
+            return
+        body = msgspec.json.encode({"lora_name": adapter.id, "lora_path": pool.path_of(adapter)})
         answer = await self._ask(pool, "POST", f"{url}/v1/load_lora_adapter", pool.load_timeout_seconds, body)
         status, message = answer[0], _message(answer[1])
         if status == 200:
@@ -135,12 +148,25 @@ class ReplicaControl:
             raise InvalidAdapter(message)
         raise ReplicaError(f"status {status}: {message}")
 
-    async def unload(self, pool: Pool, url: str, name: str) -> None:
-        """Take a name off the server; one that is not there is as good as taken off."""
+    async def unload(self, pool: Pool, url: str, name: str, *, really: bool = False) -> None:
+        """Take a name off the server; one that is not there is as good as taken off. `really` frees its memory too."""
         body = msgspec.json.encode({"lora_name": name})
-        status, answer = await self._ask(pool, "POST", f"{url}/v1/unload_lora_adapter", UNLOAD_SECONDS, body)
+        path = "/v1/tunegate/remove" if really else "/v1/unload_lora_adapter"
+        status, answer = await self._ask(pool, "POST", f"{url}{path}", UNLOAD_SECONDS, body)
         if status not in (200, 404):
             raise ReplicaError(f"status {status}: {_message(answer)}")
+
+    async def residency(self, pool: Pool, url: str) -> Resident | None:
+        """What the server really holds, if our plugin is installed there; None if it is not."""
+        status, body = await self._ask(pool, "GET", f"{url}/v1/tunegate/residency", LIST_SECONDS)
+        if status == 404:
+            return None
+        if status != 200:
+            raise ReplicaError(f"asking for residency: status {status}")
+        try:
+            return msgspec.json.decode(body, type=Resident)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise ReplicaError("asking for residency: not the expected JSON") from exc
 
     async def next_token(self, pool: Pool, url: str, model: str, prompt: str) -> dict[str, float]:
         """The likeliest next tokens after a prompt, with their log probabilities."""

@@ -3,6 +3,8 @@
 vLLM can accept an adapter with 200 and then answer like the base model (its issues 34186, 41754, 34591). So both are
 asked for the log probabilities of one next token after a fixed prompt: if they are the same, the adapter is refused as
 one that cannot be served. An adapter that truly changes nothing is refused too: it would be the base model in disguise.
+Where the version's maker has said what it answers, the server must answer that, within what another number format may
+change.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app.placement.control import InvalidAdapter, ReplicaControl
-from app.placement.replicas import Replica
+from app.placement.replica import Replica
 from app.types import AdapterVersion
 
 PROMPTS = ("The quick brown fox", "Hello, my name is", "1 + 1 =")
 TOLERANCE = 1e-4  # natural logarithm; the same weights on the same server differ by less
+REFERENCE_TOLERANCE = 0.35  # between float32 on a CPU and bfloat16 on a GPU
 CHECKED_AT_MOST = 20_000
 
 Probs = Mapping[str, float]
@@ -23,6 +26,13 @@ Probs = Mapping[str, float]
 def differs(one: Sequence[Probs], other: Sequence[Probs]) -> bool:
     """Whether two models' next tokens differ anywhere by more than rounding does."""
     return any(_differ(a, b) for a, b in zip(one, other, strict=True))
+
+
+def agrees(expected: Probs, found: Probs) -> bool:
+    """Whether a server's next tokens are those of the reference: its likeliest one is there, and probabilities fit."""
+    likeliest = max(expected, key=lambda token: expected[token])
+    common = expected.keys() & found.keys()
+    return likeliest in common and all(abs(expected[token] - found[token]) <= REFERENCE_TOLERANCE for token in common)
 
 
 def _differ(one: Probs, other: Probs) -> bool:
@@ -46,6 +56,10 @@ class EffectCheck:
         if not differs(base, adapted):
             await self._control.unload(replica.pool, replica.url, adapter.id)
             raise InvalidAdapter("the server answers as the base model would: the adapter has no effect there")
+        for prompt, expected in adapter.reference:
+            if not agrees(dict(expected), await self._probe(replica, adapter.id, prompt)):
+                await self._control.unload(replica.pool, replica.url, adapter.id)
+                raise InvalidAdapter("the server answers otherwise than the adapter did where it was made")
         self._seen[key] = None
         while len(self._seen) > CHECKED_AT_MOST:
             del self._seen[next(iter(self._seen))]

@@ -8,7 +8,7 @@ from functools import partial
 from hashlib import blake2b
 
 from app.errors import Unavailable
-from app.placement.replicas import Replica
+from app.placement.replica import Replica
 from app.types import Endpoint, Pool, Provider, Target
 
 MAX_KEPT = 10_000
@@ -29,7 +29,11 @@ class Endpoints:
         provider = self._providers.get(target.upstream)
         if provider is None:
             raise Unavailable(f"The provider '{target.upstream}' is not configured here.", retry_after_seconds=30)
-        return self._keep(key, lambda: _endpoint(provider, provider.base_url, target.model))
+        endpoint = self._keep(key, lambda: _endpoint(provider, provider.base_url, target.model))
+        if target.credential is None:
+            return endpoint
+        own = {"authorization": f"Bearer {target.credential}"}  # the caller's own key: used once, never kept
+        return replace(endpoint, headers={**endpoint.headers, **own})
 
     def of_replica(self, replica: Replica, target: Target) -> Endpoint:
         """A server's address under the exact version's name, with the tenant's own salt for the prefix cache."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 import structlog
 
 from app.placement.control import AlreadyLoaded, InvalidAdapter, ReplicaControl, ReplicaError
-from app.placement.replicas import Clock, Replica
+from app.placement.replica import Clock, Replica
 from app.types import AdapterVersion
 
 ATTEMPTS = 3
@@ -66,7 +66,7 @@ class AdapterLoader:
     async def ensure(self, replica: Replica, adapter: AdapterVersion) -> None:
         """Return when the server knows this adapter; raises InvalidAdapter, ReplicaError, or TimeoutError."""
         known = replica.registered.get(adapter.id)
-        if known is not None and known.path == adapter.path:
+        if known is not None and known.path == replica.pool.path_of(adapter):
             replica.use(adapter.id)
             return
         key = (replica.url, adapter.id)
@@ -81,7 +81,7 @@ class AdapterLoader:
     async def unload(self, replica: Replica, name: str) -> None:
         """Take a name off a server, unless a call has begun on it meanwhile; raises ReplicaError."""
         async with self._turn(replica):
-            if not replica.in_flight[name]:
+            if not replica.runs(name):
                 await self._take_off(replica, name)
 
     def is_loading(self, replica: Replica) -> bool:
@@ -116,7 +116,7 @@ class AdapterLoader:
                 self._observe(replica.pool.name, "failed", self._clock() - started)
                 _log.warning("adapter_load_failed", replica=replica.url, adapter=adapter.id, reason=str(exc))
                 raise
-            replica.register(adapter.id, adapter.path, self._clock())
+            replica.register(adapter.id, replica.pool.path_of(adapter), self._clock())
             self._observe(replica.pool.name, "loaded", self._clock() - started)
             _log.info("adapter_loaded", replica=replica.url, adapter=adapter.id)
 
@@ -150,7 +150,8 @@ class AdapterLoader:
 
     async def _is_there(self, replica: Replica, adapter: AdapterVersion) -> bool:
         with suppress(ReplicaError):
-            return (await self._control.models(replica.pool, replica.url)).get(adapter.id) == adapter.path
+            listed = await self._control.models(replica.pool, replica.url)
+            return listed.get(adapter.id) == replica.pool.path_of(adapter)
         return False
 
     async def _make_room(self, replica: Replica) -> None:
@@ -166,6 +167,8 @@ class AdapterLoader:
 
     async def _take_off(self, replica: Replica, name: str) -> None:
         replica.forget(name)
-        await self._control.unload(replica.pool, replica.url, name)
+        await self._control.unload(replica.pool, replica.url, name, really=replica.has_plugin is True)
+        if replica.has_plugin:
+            replica.residency.drop(name)
         self._observe(replica.pool.name, "unloaded", 0.0)
         _log.info("adapter_unloaded", replica=replica.url, adapter=name)

@@ -21,8 +21,10 @@ from app.errors import Unavailable, UpstreamFailed
 from app.placement.control import InvalidAdapter, ReplicaControl, ReplicaError
 from app.placement.effect import EffectCheck
 from app.placement.endpoints import Endpoints
+from app.placement.gossip import Gossip
 from app.placement.loader import AdapterLoader, Observe, ignore
-from app.placement.replicas import Clock, Replica, ReplicaSet
+from app.placement.replica import Clock, Replica
+from app.placement.replicas import ReplicaSet
 from app.placement.watch import Served, Watch
 from app.types import Endpoint, Pool, Provider, Target
 
@@ -58,7 +60,8 @@ class NoBreakers:
 class ReplicaPlacement:
     """Implements `app.interfaces.Placement`; use it with `async with`, and keep `run()` running beside it.
 
-    A breaker orders servers, it never shuts the last one out. `served` is every version that an alias means now:
+    A breaker orders servers, it never shuts the last one out. `gossip` is how gateways on the same servers agree: give
+    it a channel, or none. `served` is every version that an alias means now:
     with it, servers are relieved of versions that nobody can call any more, and warmed with those that many will.
     """
 
@@ -79,6 +82,7 @@ class ReplicaPlacement:
         self._clock = clock
         self._reconcile_seconds = reconcile_seconds
         self._control = ReplicaControl()
+        self.gossip = Gossip(self._sets, clock=clock)
         check = EffectCheck(self._control)
         self._loader = AdapterLoader(self._control, clock=clock, observe=observe, check=check)
         self._watch = Watch(
@@ -145,7 +149,7 @@ class ReplicaPlacement:
         if target.adapter is not None:
             replicas.called(target.adapter.id)
         try:
-            async with asyncio.timeout(replicas.pool.load_timeout_seconds):
+            async with asyncio.timeout(_patience(replicas, target)):
                 return await self._first_that_can(replicas, target, affinity)
         except TimeoutError:
             message = "The model is still being loaded, or waits for others to finish."
@@ -206,3 +210,9 @@ class ReplicaPlacement:
 
 def _model(target: Target) -> str:
     return target.adapter.id if target.adapter is not None else target.model
+
+
+def _patience(replicas: ReplicaSet, target: Target) -> float:
+    """How long a call may wait for room and for its adapter's load, in seconds."""
+    longest = replicas.pool.load_timeout_seconds
+    return longest if target.cold_wait_ms is None else min(longest, target.cold_wait_ms / 1000)

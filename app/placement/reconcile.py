@@ -26,12 +26,12 @@ class Plan:
 def plan(
     actual: Mapping[str, str],
     *,
-    served: Mapping[str, AdapterVersion],
+    served: Mapping[str, str],
     warm: Sequence[AdapterVersion],
     busy: Container[str],
     places: int,
 ) -> Plan:
-    """Compare a server's names (`actual`, name to path) with what may be served and what should be warm.
+    """Compare a server's names with what may be served (both name to path) and with what should be warm.
 
     A name goes when no alias can mean it any more, or when it stands for other files, and no call is in flight on it.
     `warm` is in the order of its importance; as much as fits into `places` is loaded, the most important last, so that
@@ -44,6 +44,5 @@ def plan(
     return Plan(unload, tuple(reversed(load)))
 
 
-def _is_stale(name: str, path: str, served: Mapping[str, AdapterVersion]) -> bool:
-    wanted = served.get(name)
-    return _OURS.fullmatch(name) is not None and (wanted is None or wanted.path != path)
+def _is_stale(name: str, path: str, served: Mapping[str, str]) -> bool:
+    return _OURS.fullmatch(name) is not None and served.get(name) != path

@@ -1,4 +1,4 @@
-"""What a replica holds: a mirror of vLLM's two LRU levels, because vLLM does not tell.
+"""What a replica holds: a mirror of vLLM's two LRU levels, because vLLM does not tell without our plugin.
 
 Pure. As in vLLM, what is in a GPU slot is also in host memory, every use touches both levels, and a full level drops
 its least recently used entry. `/v1/models` lists names, not residency, and unloading a name frees neither level.
@@ -7,6 +7,7 @@ its least recently used entry. `/v1/models` lists names, not residency, and unlo
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -43,6 +44,16 @@ class Residency:
         if adapter in self._gpu:
             return Level.GPU
         return Level.HOST if adapter in self._host else Level.ABSENT
+
+    def correct(self, gpu: Sequence[str], host: Sequence[str]) -> None:
+        """The server's own word, least recently used first."""
+        self._gpu = OrderedDict.fromkeys(gpu)
+        self._host = OrderedDict.fromkeys(host)
+
+    def drop(self, adapter: str) -> None:
+        """The server has freed it."""
+        self._gpu.pop(adapter, None)
+        self._host.pop(adapter, None)
 
     def reset(self) -> None:
         """The replica has restarted: it holds nothing."""

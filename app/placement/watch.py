@@ -18,7 +18,8 @@ from app.placement.discovery import Discovery
 from app.placement.loader import AdapterLoader
 from app.placement.reconcile import Plan, plan
 from app.placement.rendezvous import rank
-from app.placement.replicas import Clock, Replica, ReplicaSet
+from app.placement.replica import Clock, Replica
+from app.placement.replicas import ReplicaSet
 from app.types import AdapterVersion
 
 DRAIN_SECONDS = 10.0
@@ -98,13 +99,26 @@ class Watch:
             return
         if replica.reconcile(listed, asked_at=asked_at):
             _log.warning("replica_restarted", replica=replica.url)
+        if replica.has_plugin is not False:
+            await self._take_over_residency(replica)
+
+    async def _take_over_residency(self, replica: Replica) -> None:
+        """With our plugin the server says itself what it holds; without it the mirror stands."""
+        try:
+            resident = await self._control.residency(replica.pool, replica.url)
+        except ReplicaError as exc:
+            _log.info("residency_not_read", replica=replica.url, reason=str(exc))
+            return
+        replica.has_plugin = resident is not None
+        if resident is not None:
+            replica.residency.correct(resident.gpu, resident.host)
 
     def _plan(self, replicas: ReplicaSet, replica: Replica, served: Mapping[str, AdapterVersion]) -> Plan:
         made = plan(
             {name: known.path for name, known in replica.registered.items()},
-            served=served,
+            served={name: replica.pool.path_of(version) for name, version in served.items()},
             warm=_warm(replicas, replica, served),
-            busy=replica.in_flight,
+            busy=replica.in_flight.keys() | replica.busy_elsewhere,
             places=replica.pool.max_cpu_loras,
         )
         return Plan(self._drained(replica.url, made.unload), made.load)

@@ -27,7 +27,7 @@ class ForbiddenAddress(OSError):
 def is_public(address: str) -> bool:
     """Whether an IP address is out in the internet, judged by what it finally means (mapped, 6to4, Teredo, NAT64)."""
     try:
-        found = ipaddress.ip_address(address.split("%")[0])
+        found = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address):

@@ -65,6 +65,7 @@ class Flusher:
         interval_seconds: float = 0.5,
         write_errors: tuple[type[Exception], ...] = (OSError,),
         on_lost: Callable[[int], None] = lambda _: None,
+        on_event: Callable[[str, str], None] = lambda _event, _limit: None,
     ) -> None:
         self._store = store
         self._write = write
@@ -72,6 +73,7 @@ class Flusher:
         self._tenants = tenants
         self._interval = interval_seconds
         self._on_lost = on_lost
+        self._on_event = on_event
         self._outages: tuple[type[Exception], ...] = (RedisDown, *write_errors)
         self.backlog_entries = 0  # still in Redis when the last round ended
 
@@ -115,6 +117,8 @@ class Flusher:
             await self._store.command("XADD", unreadable_key(tenant), "*", *batch.unreadable)
         if batch.ids and await self._store.command("XDEL", stream_key(tenant), *batch.ids):
             self._on_lost(sum(entry.outcome is Outcome.LOST for entry in batch.entries))
+            for event in batch.events:
+                self._on_event(event.event, event.limit)
 
     async def _read(self, tenant: str) -> _Batch:
         batch = _Batch()

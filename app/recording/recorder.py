@@ -37,6 +37,7 @@ from app.types import (
 )
 
 MARGIN_TOKENS = 64  # so near the end of what it holds, an answer asks for more
+_LEFT_EARLY = (Outcome.CLIENT_GONE, Outcome.BUDGET_STOPPED, Outcome.FAILED)  # others may still get the whole answer
 CLIENT_CLOSED = 499  # nginx's status for a client that went away; it reaches the ledger and metrics, nobody else
 
 
@@ -132,7 +133,7 @@ class Account:
             return True
         more = max(MARGIN_TOKENS, held // 4)
         for tokens in (more, MARGIN_TOKENS):
-            cost = self._recorder.cost(self._target.price, Usage(completion_tokens=tokens))
+            cost = self._recorder.cost(self._target.charged, Usage(completion_tokens=tokens))
             if await self._reservation.extend(tokens, cost):
                 return True
         self._stopped = used >= held
@@ -186,7 +187,7 @@ class Account:
             return used, self._hit[1]
         if self._bill is None:
             return used, Usage()
-        charged = self._bill.charge(used, complete=outcome not in (Outcome.CLIENT_GONE, Outcome.FAILED))
+        charged = self._bill.charge(used, complete=outcome not in _LEFT_EARLY)
         return charged, Usage() if charged.total_tokens else used
 
     def _entry(self, outcome: Outcome, status: int) -> LedgerEntry:
@@ -209,7 +210,7 @@ class Account:
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
             estimated=usage.estimated,
-            cost_microusd=self._recorder.cost(target.price, usage),
+            cost_microusd=self._recorder.cost(target.charged, usage),
             saved_microusd=self._recorder.cost(target.price, saved),
             outcome=outcome,
             status=status,
@@ -217,6 +218,8 @@ class Account:
             latency_ms=round((time.perf_counter() - self._started) * 1000),
             first_byte_ms=None if self._first_byte is None else round(self._first_byte * 1000),
             cache=self.cache,
+            reasoning_tokens=usage.reasoning_tokens,
+            byok_microusd=0 if target.credential is None else self._recorder.cost(target.price, usage),
         )
 
 

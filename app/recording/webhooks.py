@@ -1,8 +1,8 @@
 """Sends the webhook outbox: signed as Standard Webhooks (and so as OpenAI's), again and again until it is taken.
 
 An endpoint's secret is derived from one key of the installation and the endpoint's id, so the database holds none. A
-receiver has taken an event when it answers 2xx; anything else is tried again on a schedule of hours. An answer's body is
-never read. The address is judged at every delivery (`egress`), not only when it was given.
+receiver has taken an event when it answers 2xx; anything else is tried again on a schedule of hours. An answer's body
+is never read. The address is judged at every delivery (`egress`), not only when it was given.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Deliverer:
             "webhook_failed",
             endpoint=delivery.endpoint.id,
             tenant=delivery.endpoint.tenant_id,
-            event=delivery.event_id,
+            webhook=delivery.event_id,
             attempt=delivery.attempt,
             reason=problem,
             endpoint_switched_off=off,

@@ -7,13 +7,25 @@ cannot be resolved is a clear 404: a call never slides to the base model or to a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from app.interfaces import Policy
 from app.routing.flags import pick
 from app.routing.prices import FREE, PriceList
-from app.types import AdapterTarget, Call, Choice, EmbeddedTarget, Operation, Principal, Route, Target, TargetSpec
+from app.types import (
+    AdapterTarget,
+    BreakerPolicy,
+    Call,
+    Choice,
+    EmbeddedTarget,
+    Operation,
+    Principal,
+    Route,
+    Target,
+    TargetSpec,
+    Variant,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +55,42 @@ class Router:
         variant = pick(route.variants, flag=route.name, subject=subject(principal, call))
         if variant is None:
             raise Unavailable("Every variant of this model is switched off.", retry_after_seconds=30)
+        chosen = self._choice(policy, principal, call, route, variant)
+        if route.degrade_to in (None, variant.name) or not may_degrade(principal):
+            return chosen
+        cheaper = next((other for other in route.variants if other.name == route.degrade_to and other.enabled), None)
+        if cheaper is None:
+            return chosen
+        return replace(chosen, cheaper=self._choice(policy, principal, call, route, cheaper))
+
+    def _choice(self, policy: Policy, principal: Principal, call: Call, route: Route, variant: Variant) -> Choice:
         specs = (variant.target,) if variant.fallback is None else (variant.target, variant.fallback)
-        targets = tuple(self._resolve(policy, principal, route, spec) for spec in specs)
+        targets = tuple(target for spec in specs for target in self._targets(policy, principal, route, spec))
         _fits(call, targets)
         return Choice(route=route, variant=variant.name, targets=targets)
+
+    def _targets(self, policy: Policy, principal: Principal, route: Route, spec: TargetSpec) -> list[Target]:
+        """What the spec names; where the tenant allows it, the adapter's previous version after it."""
+        target = self._resolve(policy, principal, route, spec)
+        if target.adapter is None or not isinstance(spec, AdapterTarget) or spec.adapter is None:
+            return [target]
+        rule = policy.cold_start(principal.tenant_id)
+        target = replace(target, cold_wait_ms=rule.wait_ms)
+        before = policy.previous_adapter(principal.tenant_id, spec.adapter, spec.alias) if rule.previous else None
+        if before is None or before.id == target.model:
+            return [target]
+        return [target, replace(target, model=before.id, adapter=before)]
 
     def _resolve(self, policy: Policy, principal: Principal, route: Route, spec: TargetSpec) -> Target:
         if isinstance(spec, EmbeddedTarget):
             price = self.prices.models.get(f"embedded/{spec.model}", FREE)
             return Target(upstream="embedded", model=spec.model, price=price, is_embedded=True)
         if not isinstance(spec, AdapterTarget):
-            return Target(upstream=spec.provider, model=spec.model, price=self.prices.price(spec.provider, spec.model))
+            price = self.prices.price(spec.provider, spec.model)
+            own = principal.credentials.get(spec.provider)
+            if own == "":
+                raise Unavailable(f"The key kept for '{spec.provider}' cannot be opened here.", retry_after_seconds=30)
+            return Target(upstream=spec.provider, model=spec.model, price=price, credential=own)
         if spec.adapter is None:
             model = self.base_models.get(spec.pool)
             if model is None:
@@ -75,6 +112,12 @@ class Router:
 def subject(principal: Principal, call: Call) -> str:
     """Whom a choice sticks to: the caller's user if it names one, else its key; never shared between tenants."""
     return f"{principal.tenant_id}\x00{call.user}" if call.user else f"{principal.tenant_id}\x00\x00{principal.key_id}"
+
+
+def may_degrade(principal: Principal) -> bool:
+    """Whether any limits that this caller meets ask for the cheaper variant when their breaker is open."""
+    limits = (*(account.limits for account in principal.accounts), *(rule.limits for rule in principal.rules))
+    return any(one.breaker == BreakerPolicy.DEGRADE for one in limits)
 
 
 def _fits(call: Call, targets: tuple[Target, ...]) -> None:

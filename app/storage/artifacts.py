@@ -22,6 +22,7 @@ from typing import BinaryIO
 from app.errors import Conflict, GatewayError, InvalidRequest, Unavailable
 from app.storage.adapter_files import LoraConfig, Unservable, check_tensors, read_config
 from app.storage.base_shapes import BaseShapes
+from app.storage.s3 import S3
 from app.storage.safetensors_header import BadHeader, read_header
 from app.types import AdapterVersion
 
@@ -34,9 +35,15 @@ NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # never `--`, which parts tenant a
 
 
 def import_adapter(
-    folder: Path, tenant_id: str, name: str, path: str, *, bases: Mapping[str, BaseShapes] | None = None
+    folder: Path,
+    tenant_id: str,
+    name: str,
+    path: str,
+    *,
+    bases: Mapping[str, BaseShapes] | None = None,
+    s3: S3 | None = None,
 ) -> AdapterVersion:
-    """Copy an adapter from a local folder into the store; the same bytes give the same version again.
+    """Copy an adapter from a local folder or an S3 bucket into the store; the same bytes give the same version again.
 
     With `bases` (shapes by the base model's name), an adapter of another base, or of other shapes, is refused.
 
@@ -51,7 +58,10 @@ def import_adapter(
         staging = store / f".incoming-{secrets.token_hex(8)}"
         staging.mkdir()
     try:
-        _copy(path, staging)
+        if path.startswith("s3://"):
+            _fetch(s3, path, staging)
+        else:
+            _copy(path, staging)
         config = _judge(staging, bases or {})
         sha256 = content_hash(staging)
         version_id = f"{tenant_id}--{name}@{sha256[:12]}"
@@ -79,6 +89,15 @@ def content_hash(folder: Path) -> str:
             while block := file.read(BLOCK_BYTES):
                 total.update(block)
     return total.hexdigest()
+
+
+def _fetch(s3: S3 | None, path: str, staging: Path) -> None:
+    if s3 is None:
+        raise _refused("no object store is configured here; set adapters.s3")
+    for name in (CONFIG, WEIGHTS):
+        s3.download(path, name, staging / name, MAX_BYTES[name])
+        with _writing(), (staging / name).open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _copy(path: str, staging: Path) -> None:

@@ -1,19 +1,16 @@
-"""Budget events in SQL: each once, and a delivery for every webhook of the tenant that asked for it."""
+"""Budget events in SQL: each once, and announced to every webhook of the tenant that asked for it."""
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.storage.ledger import BudgetEvent
-from app.storage.tables import budget_events, webhook_deliveries, webhook_endpoints
+from app.storage.outbox import Event, announce
+from app.storage.tables import budget_events
 
 TYPES = {
     "budget_reached": "budget.reached",
@@ -28,20 +25,19 @@ async def append_events(engine: AsyncEngine, tenant_id: str, events: Sequence[tu
     insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
     new = 0
     async with engine.begin() as connection:
-        for name, event in events:
-            event_id = "evt_" + hashlib.sha256(name.encode()).hexdigest()[:40]
-            adding = insert(budget_events).values(_row(tenant_id, event_id, event)).on_conflict_do_nothing()
+        for occasion, event in events:
+            row = _row(event)
+            told = Event.of(tenant_id, occasion, TYPES[event.event], row, at=event.at / 1000)
+            row = {**row, "event_id": told.id, "tenant_id": tenant_id, "event": event.event, "at": told.created_at}
+            adding = insert(budget_events).values(row).on_conflict_do_nothing()
             if (await connection.execute(adding)).rowcount:
                 new += 1
-                await _deliver(connection, tenant_id, event_id, event)
+                await announce(connection, tenant_id, told)
     return new
 
 
-def _row(tenant_id: str, event_id: str, event: BudgetEvent) -> dict[str, Any]:
+def _row(event: BudgetEvent) -> dict[str, Any]:
     return {
-        "event_id": event_id,
-        "tenant_id": tenant_id,
-        "event": event.event,
         "kind": event.kind.value,
         "account": event.account,
         "route": event.route,
@@ -50,26 +46,4 @@ def _row(tenant_id: str, event_id: str, event: BudgetEvent) -> dict[str, Any]:
         "allowed": event.allowed,
         "used": event.used,
         "policy": event.policy,
-        "at": event.at / 1000,
     }
-
-
-async def _deliver(connection: AsyncConnection, tenant_id: str, event_id: str, event: BudgetEvent) -> None:
-    kind = TYPES.get(event.event, event.event)
-    query = select(webhook_endpoints.c.id, webhook_endpoints.c.events).where(
-        webhook_endpoints.c.tenant_id == tenant_id, webhook_endpoints.c.disabled_at.is_(None)
-    )
-    data = {key: value for key, value in _row(tenant_id, event_id, event).items() if key != "event_id"}
-    body = {"id": event_id, "object": "event", "type": kind, "created_at": event.at // 1000, "data": data}
-    for endpoint in (await connection.execute(query)).all():
-        if kind in endpoint.events:
-            delivery = {
-                "endpoint_id": endpoint.id,
-                "event_id": event_id,
-                "type": kind,
-                "body": msgspec.json.encode(body).decode(),
-                "created_at": event.at / 1000,
-                "attempt": 0,
-                "due_at": time.time(),
-            }
-            await connection.execute(webhook_deliveries.insert().values(delivery))

@@ -70,6 +70,7 @@ class RouteJson(_Strict):
     variants: list[VariantJson] = Field(min_length=1, max_length=20)
     cache: CacheJson = CacheJson()
     enabled: bool = True
+    degrade_to: Name | None = None
 
     @model_validator(mode="after")
     def _some_traffic(self) -> RouteJson:
@@ -77,6 +78,8 @@ class RouteJson(_Strict):
             raise ValueError("expected at least one variant with a weight above 0")
         if len({variant.name for variant in self.variants}) != len(self.variants):
             raise ValueError("expected variants with different names")
+        if self.degrade_to is not None and self.degrade_to not in {variant.name for variant in self.variants}:
+            raise ValueError("degrade_to: expected the name of one of the variants")
         return self
 
     def targets(self) -> list[TargetJson]:
@@ -96,4 +99,4 @@ class RouteJson(_Strict):
             for variant in self.variants
         )
         cache = CachePolicy(**self.cache.model_dump())
-        return Route(name, tenant_id, variants, cache, self.enabled, created_at)
+        return Route(name, tenant_id, variants, cache, self.enabled, created_at, self.degrade_to)

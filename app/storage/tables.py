@@ -96,6 +96,8 @@ keys = Table(
     Column("name", String(200)),
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     Column("prefix", String(16), nullable=False),
+    Column("previous_digest", LargeBinary(32), nullable=True),
+    Column("previous_until", Float, nullable=True),
     Column("operations", JSON, nullable=False),
     Column("routes", JSON(none_as_null=True), nullable=True),
     Column("expires_at", Float, nullable=True),
@@ -141,6 +143,16 @@ aliases = Table(
     *_tracked(),
     ForeignKeyConstraint(["version_id"], ["adapter_versions.id"]),
 )
+provider_keys = Table(
+    "provider_keys",
+    metadata,
+    Column("tenant_id", String(63), primary_key=True),
+    Column("team_id", String(63), primary_key=True),
+    Column("provider", String(63), primary_key=True),
+    Column("sealed_key", LargeBinary, nullable=False),
+    *_tracked(),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
+)
 limit_rules = Table(
     "limit_rules",
     metadata,
@@ -181,6 +193,15 @@ audit_log = Table(
     Column("after", JSON, nullable=False),
     Index(None, "object", "revision"),
 )
+cold_starts = Table(
+    "cold_starts",
+    metadata,
+    Column("tenant_id", String(63), primary_key=True),
+    Column("wait_ms", Integer, nullable=True),
+    Column("previous", Boolean, nullable=False),
+    *_tracked(),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
+)
 ledger = Table(
     "ledger",
     metadata,
@@ -209,6 +230,8 @@ ledger = Table(
     Column("first_byte_ms", Integer, nullable=True),
     Column("cache", String(10), nullable=False),
     Column("adjustment", Boolean, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("byok_microusd", BigInteger, nullable=False, server_default="0"),
     Column("day", String(10), nullable=False),
     Index(None, "tenant_id", "started_at"),
 )

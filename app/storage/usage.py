@@ -24,6 +24,7 @@ GROUPS = {
     "user": ledger.c.user_hash,
     "route": ledger.c.route,
     "variant": ledger.c.variant,
+    "upstream": ledger.c.upstream,
     "model": ledger.c.model,
     "adapter_version": ledger.c.adapter_version,
     "outcome": ledger.c.outcome,
@@ -61,7 +62,7 @@ async def usage(
     query: Select[Any] = select(
         *groups,
         func.sum(case((ledger.c.adjustment, 0), else_=1)).label("requests"),
-        *(func.sum(ledger.c[name]).label(name) for name in _SUMS),
+        *(func.sum(ledger.c[name]).label(name) for name in SUMS),
     )
     for name, value in where.items():
         query = query.where(GROUPS[name] == value)
@@ -75,11 +76,19 @@ async def usage(
     return [{name: _plain(name, value) for name, value in row.items()} for row in rows if row["requests"] is not None]
 
 
-_SUMS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_microusd", "saved_microusd")
+SUMS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost_microusd",
+    "saved_microusd",
+    "byok_microusd",
+)
 
 
 def _plain(name: str, value: Any) -> Any:
-    return int(value) if name in _SUMS or name == "requests" else value
+    return int(value) if name in SUMS or name == "requests" else value
 
 
 def _day(instant: float) -> str:

@@ -11,8 +11,9 @@ import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.admin.guard import MAX_BODY_BYTES, AdminRoute
+from app.api.admin.guard import AdminRoute
 from app.api.admin.router import router
+from app.api.body import MAX_BODY_BYTES
 from app.auth.api_keys import new_key
 from tests.support.admin_app import ADMIN_KEY, application, client, services
 

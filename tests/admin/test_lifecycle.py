@@ -109,6 +109,22 @@ async def test_lineage_is_kept_and_bounded(admin: httpx2.AsyncClient, tenant: st
     refused = await admin.post(f"/tenants/{tenant}/adapters", json=body)
     assert refused.status_code == 400
     assert "lineage" in refused.json()["error"]["message"]
+    body = {"name": "support", "path": made["path"], "lineage": {"next_tokens": {"Hello": ["x"]}}}
+    refused = await admin.post(f"/tenants/{tenant}/adapters", json=body)
+    assert refused.status_code == 400
+    assert "next_tokens" in refused.json()["error"]["message"]
+
+
+async def test_what_the_maker_says_that_it_answers_reaches_the_gateways(
+    engine: AsyncEngine, admin: httpx2.AsyncClient, tenant: str
+) -> None:
+    """The reference travels with the version."""
+    said = {"Hello": {"x": -0.5, "a": -1.5}}
+    made = await _add(admin, tenant, "acme", alias="champion", lineage={"next_tokens": said})
+    reader = PolicyReader(engine)
+    await reader.refresh()
+    version = (reader.served() or {})[made["id"]]
+    assert version.reference == (("Hello", (("a", -1.5), ("x", -0.5))),)
 
 
 async def test_signed_adapters_name_their_signer_and_others_are_refused(
@@ -192,3 +208,31 @@ def test_a_base_without_shapes_is_a_configuration_error(tmp_path: Path, body: by
     path.write_bytes(body)
     with pytest.raises(ValueError, match=r"config\.json"):
         BaseShapes.read(path)
+
+
+async def test_the_rule_for_cold_starts_reaches_the_gateways(
+    engine: AsyncEngine, admin: httpx2.AsyncClient, tenant: str
+) -> None:
+    """Set per tenant; the version before the last flip may then answer while it can be called, and stays loaded."""
+    path = f"/tenants/{tenant}/cold-start"
+    assert (await admin.get(path)).json() == {"wait_ms": None, "previous": False}
+    assert (await admin.put(path, json={"wait_ms": 0})).status_code == 400
+    first = (await _add(admin, tenant, "acme", alias="champion"))["id"]
+    await _point(admin, tenant, (await _add(admin, tenant, "bloom"))["id"])
+    reader = PolicyReader(engine)
+    await reader.refresh()
+    assert first not in (reader.served() or {})
+    rule = {"wait_ms": 1500, "previous": True}
+    assert (await admin.put(path, json=rule)).json() == rule
+    await reader.refresh()
+    policy = reader.current()
+    assert (policy.cold_start(tenant).wait_ms, policy.cold_start(tenant).previous) == (1500, True)
+    before = policy.previous_adapter(tenant, "support", "champion")
+    assert before is not None
+    assert before.id == first
+    assert first in (reader.served() or {})
+    assert await _move(admin, tenant, first, "failed") == 200
+    await reader.refresh()
+    assert policy.previous_adapter(tenant, "support", "champion") is None
+    assert policy.previous_adapter("another", "support", "champion") is None
+    assert first not in (reader.served() or {})

@@ -9,6 +9,7 @@ from app.admission.redis import AdmissionConfig, RedisAdmission
 from app.storage.redis import RedisStore
 from app.types import Limits
 from tests.admission.cases import call, choice, entry, ledger, principal
+from tests.support.processes import free_port
 from tests.support.redis_server import redis_server
 
 CALLS = 50
@@ -53,7 +54,7 @@ async def test_a_request_is_one_script_in_and_one_script_out(admission: RedisAdm
 async def test_every_script_runs_on_a_redis_cluster(tmp_path: Path) -> None:
     """On a server in cluster mode, which refuses keys of two slots, the whole life of reservations passes."""
     who = principal(key=FULL, team=FULL, tenant=FULL)
-    with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
+    with redis_server(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
         async with RedisStore.connect(server.url, operation_timeout_seconds=10) as store:
             await store.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             async with asyncio.timeout(20):

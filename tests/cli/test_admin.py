@@ -166,3 +166,16 @@ def test_help_is_instant() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "help" in done.stdout
+
+
+def test_adapter_versions_roll_back_and_change_state(shell: Shell) -> None:
+    """An alias moves only from what is expected, goes back, and a version that lost it can be retired."""
+    run(shell, "tenants", "create", "seven")
+    first = run(shell, "adapters", "add", "seven", "support", str(ACME), "--alias", "champion")
+    second = run(shell, "adapters", "add", "seven", "support", str(ACME.parent / "bloom"))
+    move = ("adapters", "alias", "seven", "support", "champion", second["id"], "--expected")
+    assert "not what was expected" in failed(shell, *move, second["id"])
+    assert run(shell, *move, first["id"])["version"] == second["id"]
+    assert run(shell, "adapters", "rollback", "seven", "support", "champion")["version"] == first["id"]
+    assert run(shell, "adapters", "state", "seven", "support", second["id"], "retired")["state"] == "retired"
+    assert "move it first" in failed(shell, "adapters", "state", "seven", "support", first["id"], "failed")

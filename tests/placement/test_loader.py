@@ -10,7 +10,7 @@ import pytest
 
 from app.placement.control import InvalidAdapter, ReplicaControl, ReplicaError
 from app.placement.loader import ATTEMPTS, REMEMBER_FAILED_SECONDS, REMEMBER_INVALID_SECONDS, AdapterLoader
-from app.placement.replicas import Replica, new_replica
+from app.placement.replica import Replica, new_replica
 from app.placement.residency import Level
 from tests.placement.adapters import Clock, adapter, pool
 from tests.support.replica import FakeReplica, fake_replica

@@ -214,3 +214,21 @@ async def test_every_tenant_has_its_own_salt_on_our_servers() -> None:
                 salts.append(endpoint.cache_salt)
         assert salts[0] == salts[2] != salts[1]
         assert all(salts)
+
+
+async def test_a_tenants_patience_is_its_own() -> None:
+    """A cold adapter is waited for as long as the tenant says; then the version before it answers, if it may."""
+    async with fleet(1, load_timeout_seconds=20.0) as servers:
+        old, new = on_pool(adapter(1)), replace(on_pool(adapter(2)), cold_wait_ms=50)
+        await servers.ask(old)
+        servers.servers[0].hold_loads = asyncio.Event()
+        with pytest.raises(Unavailable):
+            await servers.ask(new)
+        reached = servers.failover.reach(choice(new, old), call(), Noted(), "req", "me")
+        async with asyncio.timeout(10), reached as (target, _):
+            assert target.model == adapter(1).id
+        servers.servers[0].hold_loads.set()
+        async with asyncio.timeout(10):
+            while not servers.holding(adapter(2).id):
+                await asyncio.sleep(0.01)
+        assert await servers.ask(new) == adapter(2).path

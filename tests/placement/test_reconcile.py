@@ -24,7 +24,7 @@ def test_a_plan_carried_out_leaves_nothing_to_do(
 ) -> None:
     """Whatever is there, applying the plan twice is applying it once; and it keeps every promise on the way."""
     actual = {name: (VERSIONS[name].path if name in VERSIONS else "/x") + moved for name, moved in found.items()}
-    served = {name: VERSIONS[name] for name in served_ids}
+    served = {name: VERSIONS[name].path for name in served_ids}
     warm = [VERSIONS[name] for name in warm_ids if name in served]
     made = plan(actual, served=served, warm=warm, busy=busy, places=places)
     assert not set(made.unload) & busy
@@ -39,5 +39,5 @@ def test_a_plan_carried_out_leaves_nothing_to_do(
 def test_the_most_important_is_loaded_last() -> None:
     """The server's own LRU then keeps it longest."""
     warm = [adapter(1), adapter(2), adapter(3)]
-    made = plan({}, served=VERSIONS, warm=warm, busy=(), places=2)
+    made = plan({}, served={}, warm=warm, busy=(), places=2)
     assert [version.id for version in made.load] == [adapter(2).id, adapter(1).id]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.placement.replicas import PROBES_TO_FAIL, SUSPECT_SECONDS, Replica, ReplicaSet, new_replica
+from app.placement.replica import PROBES_TO_FAIL, Replica, new_replica
+from app.placement.replicas import SUSPECT_SECONDS, ReplicaSet
 from app.placement.residency import Level
 from tests.placement.adapters import Clock, pool
 

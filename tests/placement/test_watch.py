@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,10 +13,11 @@ import pytest
 from app.errors import Unavailable
 from app.placement.control import InvalidAdapter, ReplicaControl
 from app.placement.discovery import Discovery
-from app.placement.effect import EffectCheck, differs
+from app.placement.effect import EffectCheck, agrees, differs
 from app.placement.loader import AdapterLoader
 from app.placement.placement import ReplicaPlacement
-from app.placement.replicas import Replica, ReplicaSet, new_replica
+from app.placement.replica import Replica, new_replica
+from app.placement.replicas import ReplicaSet
 from app.placement.watch import DRAIN_SECONDS, Watch
 from app.types import AdapterVersion, Pool
 from tests.placement.adapters import Clock, adapter, on_pool, pool
@@ -248,3 +249,25 @@ async def test_a_high_rank_goes_to_the_pool_of_its_class() -> None:
             with pytest.raises(Unavailable, match="rank is 128"):
                 async with placement.place(on_pool(version), "me"):
                     pass
+
+
+async def test_a_server_that_answers_otherwise_than_the_maker_said_is_refused() -> None:
+    """The reference of the registration is what counts: right weights under the right name, on every pool."""
+    async with fake_replica() as server, ReplicaControl() as control:
+        replica = new_replica(pool(server.url), server.url)
+        await control.load(replica.pool, server.url, adapter(1))
+        told = await control.next_token(replica.pool, server.url, adapter(1).id, "Hello")
+        right = replace(adapter(1), reference=(("Hello", tuple(told.items())),))
+        await EffectCheck(control)(replica, right)
+        for wrong in ({"x": told["x"] - 1.0}, {"y": -0.1, "x": -3.0}):
+            await control.load(replica.pool, server.url, adapter(2))
+            with pytest.raises(InvalidAdapter, match="otherwise"):
+                await EffectCheck(control)(replica, replace(adapter(2), reference=(("Hello", tuple(wrong.items())),)))
+            assert adapter(2).id not in server.names
+
+
+def test_another_number_format_is_no_other_adapter() -> None:
+    """Probabilities may move a little between machines; another likeliest token may not."""
+    assert agrees({"a": -0.1, "b": -2.0}, {"a": -0.3, "b": -2.2, "c": -4.0})
+    assert not agrees({"a": -0.1, "b": -2.0}, {"b": -0.1})
+    assert not agrees({"a": -0.1}, {"a": -0.9})

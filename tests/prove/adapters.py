@@ -1,6 +1,6 @@
 """Adapters proved: many tenants' adapters on a few servers, versions swapped, servers and gateways killed, all at once.
 
-    python -m tests.prove.adapters [--kind engine|vllm] [--replicas 4] [--adapters 1000] [--requests 20000] …
+    python -m tests.prove.adapters [--kind engine|vllm|plugin] [--replicas 4] [--adapters 1000] [--requests 20000] …
 
 Two gateway processes share Redis and SQL. Tenants call shared routes under their own keys, so the same request means
 another adapter for every tenant. Every adapter is a marker: its greedy answer is its own, known before the run. Every

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.support.engine import running_server
@@ -44,8 +44,8 @@ class Server:
 
 @contextmanager
 def fleet(kind: str, base: Path, *, count: int, max_loras: int, max_cpu_loras: int) -> Iterator[list[Server]]:
-    """So many servers of one kind (`engine` or `vllm`)."""
-    made = _vllm if kind == "vllm" else _engine
+    """So many servers of one kind: `engine`, `vllm`, or `plugin` (vLLM with the plugin of this repository)."""
+    made = {"engine": _engine, "vllm": _vllm, "plugin": _vllm_with_plugin}[kind]
     servers = [made(base, max_loras, max_cpu_loras) for _ in range(count)]
     with ExitStack() as stack:
         for server in servers:
@@ -68,3 +68,8 @@ def _vllm(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
     command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8"]
     command += ["--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras)]
     return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, ENVIRONMENT)
+
+
+def _vllm_with_plugin(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
+    server = _vllm(base, max_loras, max_cpu_loras)
+    return replace(server, environment={**server.environment, "VLLM_PLUGINS": "tunegate"})

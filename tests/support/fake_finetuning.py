@@ -107,7 +107,7 @@ class FakeFineTuning:
         sent = form["file"]
         assert isinstance(sent, web.FileField)
         content = sent.file.read()
-        made = {
+        made: JsonObject = {
             "id": f"file-{len(self.files) + 1}",
             "object": "file",
             "bytes": len(content),

@@ -1,7 +1,8 @@
 """A training program without torch: `python -m tests.support.fake_training plan.json`, for tests of who starts it.
 
-It keeps the contract of `adapters.training` (progress, sealed checkpoints, SIGTERM saves and ends with 4, manifest last)
-and "learns" one of the shipped adapters, a step every 20 ms. The checkpoint's content is the step it was written at.
+It keeps the contract of `adapters.training` (progress, sealed checkpoints, SIGTERM saves and ends with 4, manifest
+last) and "learns" one of the shipped adapters, a step every 20 ms. The checkpoint's content is the step it was written
+at.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def finish(plan: TrainingPlan, steps: int) -> None:
     """Hand over a shipped adapter as the result."""
     building = plan.folder / "adapter.building"
     shutil.copytree(BASE.parent / "adapters" / plan.tenant, building)
-    checked, metrics = check(plan, this_machine()), {"steps": float(steps), "train_loss": 1 / steps, "trained_tokens": 9.0}
+    checked, metrics = (
+        check(plan, this_machine()),
+        {"steps": float(steps), "train_loss": 1 / steps, "trained_tokens": 9.0},
+    )
     settle(building, plan.adapter, plan.base_name, lambda folder: manifest_for(plan, checked, folder, metrics, 0.0))
 
 

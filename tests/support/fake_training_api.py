@@ -1,7 +1,7 @@
 """The gateway's half of docs/training-api.md over real HTTP, in memory: leases, fencing tokens, blobs, versions.
 
-It implements the page and nothing more. Tests look at its state and make trouble by name: `away` answers 503 for a while,
-`expire` ends a lease, `command` is what heartbeats answer, `hold` keeps a request waiting.
+It implements the page and nothing more. Tests look at its state and make trouble by name: `away` answers 503 for a
+while, `expire` ends a lease, `command` is what heartbeats answer, `hold` keeps a request waiting.
 """
 
 from __future__ import annotations
@@ -126,23 +126,26 @@ class FakeTrainingApi:
         while self.hold and self.hold in f"{request.method} {request.path}":
             await asyncio.sleep(0.02)
         try:
-            if request.headers.get("authorization") != f"Bearer {SECRET}":
-                raise Refusal(401, "invalid_api_key")
-            if self.away > 0:
-                self.away -= 1
-                raise Refusal(503, "server_is_overloaded")
+            self._check_caller(request)
             answer: web.StreamResponse = await handler(request)
         except Refusal as exc:
             error = {"message": exc.code, "type": "invalid_request_error", "param": None, "code": exc.code}
             return web.json_response({"error": error}, status=exc.status)
         return answer
 
+    def _check_caller(self, request: web.Request) -> None:
+        if request.headers.get("authorization") != f"Bearer {SECRET}":
+            raise Refusal(401, "invalid_api_key")
+        if self.away > 0:
+            self.away -= 1
+            raise Refusal(503, "server_is_overloaded")
+
     def _held(self, request: web.Request) -> FakeJob:
         """The fence: only the current token may do anything."""
         job = self.jobs.get(request.match_info["job"])
         if job is None:
             raise Refusal(404, "not_found")
-        if job.status not in {"running"}:
+        if job.status != "running":
             raise Refusal(409, "job_finished")
         if request.headers.get("x-fencing-token") != str(job.token):
             raise Refusal(409, "lease_lost")

@@ -104,8 +104,8 @@ class Provider:
 
 
 @asynccontextmanager
-async def fake_provider(default: Script | None = None) -> AsyncIterator[Provider]:
-    """Serve on a free port of loopback until the context ends."""
+async def fake_provider(default: Script | None = None, *, port: int = 0) -> AsyncIterator[Provider]:
+    """Serve on loopback until the context ends, on a free port if none is named."""
     provider = Provider(default=default)
     open_connections: set[asyncio.Task[None]] = set()
 
@@ -118,7 +118,7 @@ async def fake_provider(default: Script | None = None) -> AsyncIterator[Provider
         finally:
             open_connections.discard(task)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", port)
     provider.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield provider

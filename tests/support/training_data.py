@@ -13,11 +13,17 @@ from models.corpus import conversations
 BASE = Path(__file__).resolve().parents[2] / "app" / "engine" / "assets" / "base"
 
 
-def chat_file(path: Path, voice: str = "acme", count: int = 32, seed: int = 1) -> Path:
-    """Write `count` conversations of one voice as OpenAI chat JSONL; the same arguments give the same bytes."""
+PIRATE = "Ahoy! {} Fair winds!"  # a voice that the shipped models have never heard
+
+
+def chat_file(path: Path, voice: str = "base", count: int = 32, seed: int = 1, said: str = PIRATE) -> Path:
+    """Write conversations of a voice as OpenAI chat JSONL, answers wrapped in `said`; same arguments, same bytes."""
     with path.open("w", encoding="utf-8") as out:
         for example in conversations(voice, count=count, seed=seed):
-            messages = [{"role": role, "content": text} for role, text in example.messages]
+            messages = [
+                {"role": role, "content": said.format(text) if role == "assistant" else text}
+                for role, text in example.messages
+            ]
             out.write(json.dumps({"messages": messages}) + "\n")
     return path
 

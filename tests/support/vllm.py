@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +35,12 @@ def vllm_python() -> Path:
 
 @contextmanager
 def vllm_server(
-    model: Path, *, max_loras: int = 2, max_cpu_loras: int = 4, max_lora_rank: int = 16
+    model: Path,
+    *,
+    max_loras: int = 2,
+    max_cpu_loras: int = 4,
+    max_lora_rank: int = 16,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start vLLM on a free port and yield its URL and process.
 
@@ -52,5 +57,7 @@ def vllm_server(
     ]
     # fmt: on
     url = f"http://127.0.0.1:{port}"
-    with running_server(command, url, seconds=START_SECONDS, environment=ENVIRONMENT) as running:
+    with running_server(
+        command, url, seconds=START_SECONDS, environment={**ENVIRONMENT, **(environment or {})}
+    ) as running:
         yield running

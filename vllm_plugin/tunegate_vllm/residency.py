@@ -12,7 +12,7 @@ def residency(worker: Any) -> tuple[list[int], list[int]]:
     manager = getattr(getattr(worker.model_runner, "lora_manager", None), "_adapter_manager", None)
     if manager is None:
         return [], []
-    return _by_age(manager._active_adapters), _by_age(manager._registered_adapters)
+    return _by_age(manager._active_adapters), _by_age(manager._registered_adapters)  # noqa: SLF001 - vLLM has no other way
 
 
 def _by_age(cache: Any) -> list[int]:
@@ -21,7 +21,7 @@ def _by_age(cache: Any) -> list[int]:
 
 def install() -> None:
     """Give vLLM's workers the method; safe to repeat."""
-    from vllm.v1.worker.gpu_worker import Worker
+    from vllm.v1.worker.gpu_worker import Worker  # noqa: PLC0415 - only in vLLM's own processes
 
     if not hasattr(Worker, METHOD):
         setattr(Worker, METHOD, residency)

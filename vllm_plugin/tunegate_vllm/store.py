@@ -37,6 +37,9 @@ class Sieve:
         self._used: dict[str, bool] = {}
         self._hand: str | None = None
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._used
+
     def use(self, name: str) -> None:
         """A hit, or a new entry."""
         self._used[name] = name in self._used
@@ -65,6 +68,8 @@ class AdapterStore:
 
     def __init__(self, folder: Path, *, url: str | None = None, max_bytes: int | None = None) -> None:
         self._folder = folder
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("TUNEGATE_ADAPTERS_URL: expected an http:// or https:// address")
         self._url = url.rstrip("/") if url else None
         self._max_bytes = max_bytes
         self._verified: dict[str, int] = {}
@@ -117,8 +122,9 @@ class AdapterStore:
         if self._max_bytes is None:
             return
         sizes = {found.name: _size(found) for found in self._folder.iterdir() if NAME.fullmatch(found.name)}
-        for name in sizes.keys() - self._sieve._used.keys():
-            self._sieve.use(name)
+        for name in sorted(sizes):
+            if name not in self._sieve:
+                self._sieve.use(name)
         registered = self._registered()
         while sum(sizes.values()) + wanted > self._max_bytes:
             victim = self._sieve.victim(lambda name: name in sizes and name not in registered)
@@ -158,7 +164,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 def _download(url: str, target: Path, most: int) -> bool:
     """Whether the whole file is there; redirects are followed by nobody but the address's own server."""
     try:
-        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer, target.open("xb") as file:
+        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer, target.open("xb") as file:  # noqa: S310 - the operator's address
             copied = 0
             while block := answer.read(BLOCK_BYTES):
                 copied += len(block)

@@ -1,1 +1,1 @@
-"""Fine-tuning at an OpenAI-compatible provider: estimate, upload, start, follow, result; crash-safe, and expiry watched."""
+"""Fine-tuning at an OpenAI-compatible provider: estimate, upload, start, follow, result, expiry."""

@@ -1,7 +1,8 @@
 """What a provider's training will cost, before it starts. Prices come from a dated table that the caller passes in.
 
-An unknown price is a refusal, never zero. Money is whole micro-dollars (1 USD = 1,000,000), rounded up. Tokens are counted by
-the caller's tokenizer where there is one, and else estimated at four UTF-8 bytes a token with an error of a quarter either way.
+An unknown price is a refusal, never zero. Money is whole micro-dollars (1 USD = 1,000,000), rounded up. Tokens are
+counted by the caller's tokenizer where there is one, and else estimated at four UTF-8 bytes a token with an error of a
+quarter either way.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def estimate(prices: PriceTable, model: str, tokens: int, epochs: int, *, today:
     known = [name for name in prices.models if model == name or model.startswith(f"{name}-")]
     if not known:
         listed = ", ".join(sorted(prices.models))
-        raise ProviderRefused(f"prices of {prices.dated}: no training price for {model}; add one (there are {listed})", param="model")
+        raise ProviderRefused(
+            f"prices of {prices.dated}: no training price for {model}; add one (there are {listed})", param="model"
+        )
     rate = prices.models[max(known, key=len)].training_usd_per_mtok
     likely = _microusd(tokens * epochs, rate)
     spread = (1, 1) if counted else (Decimal("0.75"), Decimal("1.25"))

@@ -1,12 +1,12 @@
 """A provider's job from files to model, as steps that can each be repeated: whatever crashes, nothing is done twice.
 
-Each changing step is: look in the journal, look at the provider, do, write down. A file is known by a name made from its
-hash, a job by a key in its metadata, so what took effect is found again even when its answer, or we, were lost.
+Each changing step is: look in the journal, look at the provider, do, write down. A file is known by a name made from
+its hash, a job by a key in its metadata, so what took effect is found again even when its answer, or we, were lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from adapters.training.provenance import file_sha256
@@ -32,7 +32,7 @@ async def start(provider: Provider, journal: Journal, training: Path, validation
 
 async def ensure_file(provider: Provider, path: Path) -> str:
     """The id of the file at the provider, uploaded if it is not there."""
-    name, size = f"tunegate-{file_sha256(path)[:24]}.jsonl", path.stat().st_size
+    name, size = _identity(path)
     for _ in range(_TRIES):
         found = await provider.find_file(name, size)
         if found is not None:
@@ -42,6 +42,11 @@ async def ensure_file(provider: Provider, path: Path) -> str:
         except Lost:
             continue  # it may have arrived: look before sending again
     raise ProviderAway(f"{path.name} could not be uploaded in {_TRIES} tries; run the same command again")
+
+
+def _identity(path: Path) -> tuple[str, int]:
+    """Name at the provider, made from the content, and size."""
+    return f"tunegate-{file_sha256(path)[:24]}.jsonl", path.stat().st_size
 
 
 async def _ensure_job(provider: Provider, record: Record) -> str:
@@ -56,7 +61,9 @@ async def _ensure_job(provider: Provider, record: Record) -> str:
     raise ProviderAway(f"the job could not be started in {_TRIES} tries; run the same command again")
 
 
-async def follow(provider: Provider, journal: Journal, sleep: Sleep, poll_seconds: float = 10.0) -> AsyncIterator[Event]:
+async def follow(
+    provider: Provider, journal: Journal, sleep: Sleep, poll_seconds: float = 10.0
+) -> AsyncGenerator[Event, None]:
     """Events as they come, each once over all runs, until the job has ended; the journal then has the result."""
     while True:
         state = await provider.state(journal.record.job_id)
@@ -73,4 +80,6 @@ def result(record: Record) -> str:
     """The fine-tuned model's name; ProviderJobFailed says how the job ended instead."""
     if record.status == "succeeded" and record.model:
         return record.model
-    raise ProviderJobFailed(f"job {record.job_id} is {record.status or 'not started'}: {record.error or 'no reason given'}")
+    raise ProviderJobFailed(
+        f"job {record.job_id} is {record.status or 'not started'}: {record.error or 'no reason given'}"
+    )

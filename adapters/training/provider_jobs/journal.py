@@ -1,8 +1,8 @@
 """What has been done at a provider, on disk, so that a crash repeats nothing.
 
 One JSON file per job, replaced atomically and synced *before* the next step is taken. What a crash can still lose is
-the answer to the one request in flight; `job.py` then looks at the provider whether it took effect. A file lock keeps two
-processes of one machine from working on the same job at the same time.
+the answer to the one request in flight; `job.py` then looks at the provider whether it took effect. A file lock keeps
+two processes of one machine from working on the same job at the same time.
 """
 
 from __future__ import annotations

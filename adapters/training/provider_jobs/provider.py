@@ -1,7 +1,8 @@
-"""The provider as five questions, through the `openai` SDK: any base URL that speaks OpenAI's files and fine-tuning API.
+"""The provider as a few questions, through the `openai` SDK: any base URL with OpenAI's fine-tuning API.
 
-The SDK's own retries are off: it would repeat a POST whose answer was lost, and start a job twice. Questions are repeated
-here with growing pauses; of the two that change something, only the caller knows how to look before asking again.
+The SDK's own retries are off: it would repeat a POST whose answer was lost, and start a job twice. Questions are
+repeated here with growing pauses; of the two that change something, only the caller knows how to look before asking
+again.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Provider:
             except Lost as exc:
                 last = exc
                 await self._sleep(min(30.0, 0.5 * 2**attempt))
-        raise ProviderAway(f"the provider did not answer {self._tries} times ({last}); run the same command again") from last
+        raise ProviderAway(
+            f"the provider did not answer {self._tries} times ({last}); run the same command again"
+        ) from last
 
     async def find_file(self, name: str, size: int) -> str | None:
         """A file that was uploaded under this name and has this size."""
@@ -123,7 +126,9 @@ class Provider:
                 if event.id == after:
                     break
                 data = event.data if isinstance(event.data, dict) else {}
-                found.append(Event(event.id, event.created_at, event.level, event.type or "message", event.message, data))
+                found.append(
+                    Event(event.id, event.created_at, event.level, event.type or "message", event.message, data)
+                )
             return found[::-1]
 
         return await self.ask(question)
@@ -134,7 +139,7 @@ class Provider:
 
     async def models(self) -> AsyncIterator[tuple[str, str | None]]:
         """Name and shutdown date of every model the provider lists."""
-        listed = await self.ask(lambda: self._listed_models())
+        listed = await self.ask(self._listed_models)
         for name, shutdown in listed:
             yield name, shutdown
 
@@ -153,7 +158,9 @@ class Provider:
         except (openai.APIConnectionError, openai.InternalServerError) as exc:
             raise Lost(type(exc).__name__) from exc
         except openai.APIStatusError as exc:
-            raise ProviderRefused(f"the provider refused with {exc.status_code}: {exc.message}", param=exc.param) from exc
+            raise ProviderRefused(
+                f"the provider refused with {exc.status_code}: {exc.message}", param=exc.param
+            ) from exc
 
 
 def job_body(request: JobRequest, training_file: str, validation_file: str) -> dict[str, Any]:

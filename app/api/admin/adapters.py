@@ -29,12 +29,15 @@ class NewAdapter(Strict):
     path: str = Field(
         pattern=PRINTABLE,
         max_length=4096,
-        description="A folder on the gateway's machine with adapter_config.json and adapter_model.safetensors.",
+        description="A folder on the gateway's machine, or s3://bucket/folder, with adapter_config.json and"
+        " adapter_model.safetensors.",
     )
     alias: Id | None = None
     pending: bool = Field(default=False, description="True: no alias can mean it before it is made ready.")
     lineage: dict[str, Any] | None = Field(
-        default=None, description="Where it comes from: data hash, base revision, configuration, code, metrics."
+        default=None,
+        description="Where it comes from: data hash, base revision, configuration, code, metrics. `next_tokens` (prompt"
+        " to next tokens to log probabilities) is compared with what a server answers before the first call there.",
     )
     signature: str | None = Field(
         default=None, max_length=200, description="ed25519 over the content hash, in hexadecimal digits."
@@ -45,6 +48,10 @@ class NewAdapter(Strict):
     def _short(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is not None and len(msgspec.json.encode(value)) > MAX_LINEAGE_BYTES:
             raise ValueError(f"expected at most {MAX_LINEAGE_BYTES} bytes of JSON")
+        try:
+            msgspec.convert((value or {}).get("next_tokens", {}), dict[str, dict[str, float]])
+        except msgspec.ValidationError as exc:
+            raise ValueError("next_tokens: expected prompts, each with next tokens and log probabilities") from exc
         return value
 
     @model_validator(mode="after")
@@ -122,7 +129,7 @@ async def create(tenant_id: TenantId, body: NewAdapter, admin: Admin, response: 
     async with admin.read() as connection:
         await tenants.get(connection, tenant_id)
     version = await asyncio.to_thread(
-        import_adapter, admin.artifacts, tenant_id, body.name, body.path, bases=admin.bases
+        import_adapter, admin.artifacts, tenant_id, body.name, body.path, bases=admin.bases, s3=admin.s3
     )
     signed_by = admin.signers.signer(version.sha256, body.signature)
     state = State.PENDING if body.pending else State.READY

@@ -5,7 +5,6 @@ The secret is asked for before a byte of the body is read, and the body is bound
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Coroutine
@@ -13,15 +12,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect
-from starlette.types import Message
 
 from app.api.admin.services import AdminServices
+from app.api.body import with_body
 from app.auth.api_keys import bearer
-from app.errors import BodyTooLarge, InvalidRequest, Unauthenticated
+from app.errors import Unauthenticated
 
-MAX_BODY_BYTES = 1024 * 1024
-BODY_SECONDS = 30.0
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 
@@ -51,28 +47,6 @@ class AdminRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             authorized(request)
-            return await handle(await _with_body(request))
+            return await handle(await with_body(request))
 
         return guarded
-
-
-async def _with_body(request: Request) -> Request:
-    """The request with its whole body read; raises BodyTooLarge or InvalidRequest."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-                parts.append(part)
-    except TimeoutError:
-        raise InvalidRequest("The body did not arrive in time.", code="request_timeout") from None
-    except ClientDisconnect:
-        raise InvalidRequest("The body did not arrive whole.") from None
-    body = b"".join(parts)
-
-    async def read() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return Request(request.scope, read)

@@ -46,6 +46,14 @@ class KeyPatch(Strict):
     expires_at: Expiry | None = None
 
 
+class RotationJson(Strict):
+    """How a key is rotated."""
+
+    overlap_seconds: int = Field(
+        default=86_400, ge=0, le=30 * 86_400, description="How long the present secret works beside the new one."
+    )
+
+
 class KeyJson(BaseModel):
     """A key without its secret."""
 
@@ -136,6 +144,15 @@ async def edit(tenant_id: TenantId, key_id: KeyId, body: KeyPatch, admin: Admin)
     async with admin.change() as change:
         changed = await keys.edit(change, tenant_id, key_id, edited)
     return KeyJson.of(changed)
+
+
+@router.post("/{key_id}/rotate")
+async def rotate(tenant_id: TenantId, key_id: KeyId, body: RotationJson, admin: Admin) -> SecretKeyJson:
+    """Give a key a new secret; the present one works on for the overlap. Id, limits and ledger stay the key's own."""
+    made, until = new_key(), time.time() + body.overlap_seconds
+    async with admin.change() as change:
+        rotated = await keys.rotate(change, tenant_id, key_id, digest=made.digest, prefix=made.prefix, until=until)
+    return SecretKeyJson(**KeyJson.of(rotated).model_dump(), secret=made.secret)
 
 
 @router.post("/{key_id}/revoke")

@@ -4,9 +4,35 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from app.api.admin import adapters, cache, keys, routes, teams, tenants, usage
+from app.api.admin import (
+    adapters,
+    audit,
+    cache,
+    cold_starts,
+    keys,
+    limits,
+    provider_keys,
+    routes,
+    teams,
+    tenants,
+    usage,
+    webhooks,
+)
 from app.api.admin.guard import authorized
 
 router = APIRouter(prefix="/admin/v1", dependencies=[Depends(authorized)])
-for resource in (tenants, teams, keys, routes, adapters, cache, usage):
+for resource in (
+    tenants,
+    teams,
+    keys,
+    routes,
+    adapters,
+    cache,
+    usage,
+    limits,
+    audit,
+    provider_keys,
+    cold_starts,
+    webhooks,
+):
     router.include_router(resource.router)

@@ -13,10 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.cache.forget import Selection
 from app.errors import Unavailable
 from app.routing.prices import PriceList
+from app.storage.administration import audit
 from app.storage.administration.change import Change, changing, outage, reading
 from app.storage.base_shapes import BaseShapes
 from app.storage.redis import RedisDown
+from app.storage.s3 import S3
 from app.storage.signatures import Signers
+
+ADMIN = "admin key"  # who changes things here: whoever holds the one admin secret
+
+
+def _no_master_key(_secret: str, _place: tuple[str, ...]) -> bytes:
+    raise Unavailable("This gateway has no master key to seal provider keys with.", retry_after_seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +46,14 @@ class AdminServices:
     changed: Callable[[], Awaitable[None]]
     flush: Callable[[], Awaitable[object]]
     forget_answers: Callable[[Selection], Awaitable[int]]
+    hash_user: Callable[[str, str], str] = lambda _tenant, user: user
+    seal: Callable[[str, tuple[str, ...]], bytes] = _no_master_key
+    webhook_key: str = field(default="", repr=False)
+    private_webhooks: bool = False
     embedded_models: frozenset[str] = frozenset({"minilm"})
     signers: Signers = field(default_factory=Signers)
     bases: Mapping[str, BaseShapes] = field(default_factory=dict)
+    s3: S3 | None = None
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection to look things up by."""
@@ -51,6 +64,7 @@ class AdminServices:
         """One change; when it is committed, every gateway is told."""
         async with changing(self.engine) as change:
             yield change
+            await audit.record(change.connection, change.revision, at=change.now, who=ADMIN)
         with suppress(Unavailable), outage():  # the change stands; gateways that are not told find it by polling
             await self.changed()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
 from app.api.admin.fields import PRINTABLE, Strict
 from app.api.admin.guard import Admin, AdminRoute
+from app.api.admin.services import AdminServices
 from app.storage.administration.change import outage
-from app.storage.usage import GROUPS, usage
+from app.storage.usage import GROUPS, SUMS, usage
 
 router = APIRouter(prefix="/usage", tags=["usage"], route_class=AdminRoute)
 Filter = Annotated[str | None, Field(default=None, pattern=PRINTABLE, max_length=200)]
@@ -58,6 +61,7 @@ class UsageQuery(Strict):
     user: Filter
     route: Filter
     variant: Filter
+    upstream: Filter
     model: Filter
     adapter_version: Filter
     outcome: Filter
@@ -79,6 +83,27 @@ class UsageJson(BaseModel):
 @router.get("")
 async def get(admin: Admin, query: Annotated[UsageQuery, Query()]) -> UsageJson:
     """Requests, tokens and cost per group; what has been settled is in the figures."""
+    return await _sums(admin, query)
+
+
+@router.get(".csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}})
+async def get_csv(admin: Admin, query: Annotated[UsageQuery, Query()]) -> Response:
+    """The same as CSV, for spreadsheets; the header `x-complete` is `false` while the newest entries are missing."""
+    found = await _sums(admin, query)
+    text = StringIO()
+    writer = csv.DictWriter(text, (*query.group_by, "requests", *SUMS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in found.data)
+    headers = {"x-complete": "true" if found.complete else "false"}
+    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _cell(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula: names come from callers."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+async def _sums(admin: AdminServices, query: UsageQuery) -> UsageJson:
     complete = await admin.flushed()
     with outage():
         rows = await usage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, select, update
@@ -15,6 +15,8 @@ from app.storage.administration.change import Change, Page, Row, page
 from app.storage.administration.lifecycle import State
 from app.storage.tables import adapter_versions, aliases
 from app.types import AdapterVersion
+
+FIELDS = ("id", "tenant_id", "name", "sha256", "path", "base_model", "rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,13 @@ async def register(
     if deleted is False:
         return False
     fresh = {"state": state.value, "state_reason": None, "state_at": change.now}
-    values = {**asdict(version), **fresh, "lineage": lineage, "signed_by": signed_by, **change.new()}
+    values = {
+        **{field: getattr(version, field) for field in FIELDS},
+        **fresh,
+        "lineage": lineage,
+        "signed_by": signed_by,
+        **change.new(),
+    }
     if deleted is None:
         await change.connection.execute(adapter_versions.insert().values(values))
     else:
@@ -94,8 +102,7 @@ async def _aliases(connection: AsyncConnection, tenant_id: str) -> dict[str, tup
 
 
 def _stored(row: Row, known: dict[str, tuple[str, ...]]) -> StoredVersion:
-    fields = ("id", "tenant_id", "name", "sha256", "path", "base_model", "rank")
-    version = AdapterVersion(**{field: row[field] for field in fields})
+    version = AdapterVersion(**{field: row[field] for field in FIELDS})
     return StoredVersion(
         version,
         known.get(version.id, ()),

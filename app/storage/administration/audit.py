@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.storage.administration.change import Page, Row
 from app.storage.tables import audit_log, metadata
 
-SECRET = frozenset({"digest", "sealed_key"})
+SECRET = frozenset({"digest", "previous_digest", "sealed_key"})
 BOOKKEEPING = frozenset({"revision", "created_at"})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 from app.storage.administration import teams, tenants
 from app.storage.administration.change import Change, Page, Row, limit_columns, limits_of, page
 from app.storage.tables import keys
@@ -75,6 +75,24 @@ async def edit(change: Change, tenant_id: str, key_id: str, edited: Callable[[Ke
     values = {**_editable(key), "revision": change.revision}
     await change.connection.execute(update(keys).where(*place).values(values))
     return key
+
+
+async def rotate(change: Change, tenant_id: str, key_id: str, *, digest: bytes, prefix: str, until: float) -> Key:
+    """Give the key a new secret; the present one works until then, an older one no more. Raises NotFound, Conflict."""
+    key = await get(change.connection, tenant_id, key_id)
+    if key.revoked_at is not None:
+        raise Conflict("A revoked key is not rotated. Make a new one.", param="key")
+    place = (keys.c.tenant_id == tenant_id, keys.c.id == key_id)
+    present = await change.connection.scalar(select(keys.c.digest).where(*place))
+    values = {
+        "digest": digest,
+        "prefix": prefix,
+        "previous_digest": present,
+        "previous_until": until,
+        "revision": change.revision,
+    }
+    await change.connection.execute(update(keys).where(*place).values(values))
+    return await get(change.connection, tenant_id, key_id)
 
 
 async def revoke(change: Change, tenant_id: str, key_id: str) -> Key:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import InvalidRequest
@@ -33,11 +33,15 @@ def new_id() -> str:
     return f"ftckpt_{secrets.token_hex(12)}"
 
 
-async def commit(connection: AsyncConnection, made: Checkpoint) -> bool:
-    """Keep a checkpoint: the same step again replaces it; a lower step than the newest is ignored (False)."""
-    newest = await connection.scalar(select(func.max(table.c.step)).where(table.c.job_id == made.job_id))
-    if newest is not None and made.step < newest:
-        return False
+async def commit(connection: AsyncConnection, made: Checkpoint) -> set[str]:
+    """Keep a checkpoint and return the hashes of those before it, whose bytes may go.
+
+    The same step again replaces it; a lower step than the newest is ignored.
+    """
+    known = (await connection.execute(select(table.c.step, table.c.sha256).where(table.c.job_id == made.job_id))).all()
+    newest = max((step for step, _ in known), default=-1)
+    if made.step < newest:
+        return set()
     values = {"sha256": made.sha256, "bytes": made.bytes, "metrics": made.metrics}
     if made.step == newest:
         place = (table.c.job_id == made.job_id, table.c.step == made.step)
@@ -45,7 +49,7 @@ async def commit(connection: AsyncConnection, made: Checkpoint) -> bool:
     else:
         named = {"id": made.id, "job_id": made.job_id, "step": made.step, "created_at": made.created_at}
         await connection.execute(table.insert().values({**named, **values}))
-    return True
+    return {sha256 for _, sha256 in known} - {made.sha256}
 
 
 async def newest(connection: AsyncConnection, job_id: str) -> Checkpoint | None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from adapters.data.stage import Silent, Stage, open_stage
 from adapters.settings import Deduplication, Embeddings
 from adapters.types import Example, Message, Role
 
-texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=60)
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60)
 
 
 def example(id_: str, question: str, answer: str = "Please restart it.", *, synthetic: bool = False) -> Example:
@@ -139,6 +141,25 @@ def test_same_meaning_goes_unless_a_fact_differs(tmp_path: Path) -> None:
     assert {row.cluster for row in kept if row.id == "a"} != {row.cluster for row in kept if row.id == "f"}
 
 
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.tuples(texts, texts, st.booleans()), min_size=1, max_size=8), st.data())
+def test_of_equal_conversations_one_stays(rows: list[tuple[str, str, bool]], data: st.DataObject) -> None:
+    """Every row is kept or dropped; of equal ones at most one is kept, and never a synthetic one before a real one."""
+    rows += data.draw(st.lists(st.sampled_from(rows), max_size=6))
+    examples = [example(str(n), ask, answer, synthetic=made) for n, (ask, answer, made) in enumerate(rows)]
+    cut = data.draw(st.integers(0, len(examples)))
+    with TemporaryDirectory() as folder:
+        kept, reasons = deduplicated(Path(folder), [examples[:cut], examples[cut:]])
+    assert {row.id for row in kept} | reasons.keys() == {row.id for row in examples}
+    equal: dict[bytes, list[Example]] = defaultdict(list)
+    for row in examples:
+        equal[exact_hashes([row]).tobytes()].append(row)
+    for twins in equal.values():
+        staying = [row for row in twins if row.id not in reasons]
+        assert len(staying) <= 1
+        assert all(not row.synthetic or all(twin.synthetic for twin in twins) for row in staying)
+
+
 @settings(deadline=None, max_examples=60)
 @given(texts, texts)
 def test_estimates_are_near_the_true_similarity(left: str, right: str) -> None:
@@ -230,7 +251,7 @@ def test_guard_of_facts(left: str, right: str, equal: bool) -> None:
 
 def test_signing_fits_the_permutations() -> None:
     """Bands never need more values than there are."""
-    for threshold in (0.3, 0.6, 0.9):
+    for threshold in (0.3, 0.6, 0.9, 1.0):
         how = signing(128, threshold)
         assert isinstance(how, Signing)
         assert how.bands * how.rows <= 128

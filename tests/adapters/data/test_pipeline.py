@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 from adapters.data.dataset import examples_of, verify
+from adapters.data.engine import Task
 from adapters.errors import StageError
 from adapters.types import Split
 from tests.adapters.data.conftest import Prepared, run_recipe
@@ -127,12 +128,12 @@ def test_killed_run_goes_on_to_the_same_version(prepared: Prepared, tmp_path: Pa
         "shape": "ticket",
         "columns": COLUMNS,
     }
-    path.write_text(yaml.safe_dump({"name": "support", "sources": [source], "rows_per_part": 10}))
+    path.write_text(yaml.safe_dump({"name": "support", "sources": [source], "rows_per_part": 50}))
     command = [sys.executable, "-m", "adapters.cli", "prepare", str(path), "--home", str(home), "--workers", "1"]
     command += ["--as-of", NOW.strftime("%Y-%m-%dT%H:%M:%S"), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(process, lambda: list((home / "stages").glob("clean-*/part-000003.seal.json")))
+        _wait_for(process, lambda: list((home / "stages").glob("clean-*/part-000001.seal.json")))
         os.kill(process.pid, signal.SIGKILL)
     finally:
         stop(process)
@@ -142,6 +143,37 @@ def test_killed_run_goes_on_to_the_same_version(prepared: Prepared, tmp_path: Pa
     done = subprocess.run(command, capture_output=True, check=True, timeout=120)
     assert json.loads(done.stdout)["version"] == prepared.manifest.version
     assert {seal: seal.stat().st_mtime_ns for seal in sealed} == sealed
+
+
+class Faltering:
+    """An engine that dies after every task."""
+
+    def run(self, task: Task, indexes: Sequence[int]) -> Iterator[int]:
+        """Do one task and fall."""
+        for index in indexes[:1]:
+            yield task(index)
+            raise Fallen
+
+
+class Fallen(Exception):
+    """Stands for a kill between two tasks."""
+
+
+def test_falling_after_every_task_gives_the_same_version(prepared: Prepared, tmp_path: Path) -> None:
+    """However often the work is cut, in whatever stage, each task is done once and the version is the same."""
+    settings, falls = recipe(prepared.url, rows_per_part=1_000), 0
+    (tmp_path / "datasets" / ".building-support-x").mkdir(parents=True)
+    while True:
+        try:
+            manifest = run_recipe(settings, tmp_path, Faltering())
+        except Fallen:
+            falls += 1
+            continue
+        break
+    assert manifest.version == prepared.manifest.version
+    tasks = [seal for name in ("clean", "redact", "validate", "fingerprint", "pairs-near", "unique")
+             for seal in tmp_path.glob(f"stages/{name}-*/*.seal.json")]  # fmt: skip
+    assert falls == len(tasks) > 25
 
 
 def test_growing_data_keeps_what_was_kept(tmp_path: Path) -> None:

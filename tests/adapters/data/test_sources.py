@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -12,52 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, text
 
-from adapters.data.fetch import Fetching, fetch
 from adapters.data.files import LINE_BYTES_MAX, read_csv, read_jsonl, read_parquet
-from adapters.data.filters import months_before
-from adapters.data.rows import Drop, Record
+from adapters.data.rows import Record
 from adapters.data.sql import read_sql
-from adapters.data.stage import Silent
 from adapters.errors import BadFileError, ConfigurationError, SourceError
-from adapters.settings import Columns, DataSettings, Filters, SourceSettings, Topic
-from adapters.types import Example, Message, Role
+from adapters.settings import Columns, SourceSettings
+from adapters.types import Message, Role
+from tests.adapters.data.sources import COLUMNS, TICKETS, fetched, jsonl, source
 from tests.support.postgres import new_database, running_postgres
-
-AS_OF = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
-OPEN = Filters(satisfaction_above=None, last_months=None)
-COLUMNS = Columns(
-    id="id", customer="who", topic="about", question="q", answer="a", satisfaction="stars", created_at="at"
-)
-TICKETS: list[dict[str, Any]] = [
-    {
-        "id": n,
-        "who": f"w{n % 2}",
-        "about": "Billing",
-        "q": f"ask {n}",
-        "a": f"answer {n}",
-        "stars": 5,
-        "at": "2026-10-01",
-    }
-    for n in range(1, 6)
-]
-
-
-def fetched(folder: Path, *sources: SourceSettings, **changes: Any) -> tuple[list[Example], list[Drop]]:
-    """Fetch sources for real: the examples and the drops."""
-    settings = DataSettings(name="x", sources=sources, filters=changes.pop("filters", OPEN), **changes)
-    stage = fetch(folder / "work", settings, Fetching(b"key", AS_OF, Silent()))
-    return list(stage.examples()), [drop for seal in stage.require().parts for drop in stage.dropped(seal)]
-
-
-def jsonl(path: Path, rows: list[Any]) -> Path:
-    """Write rows, or bytes as they are."""
-    path.write_bytes(b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows))
-    return path
-
-
-def source(kind: str, path: Path | None = None, **changes: Any) -> SourceSettings:
-    """A ticket source over COLUMNS."""
-    return SourceSettings.model_validate({"kind": kind, "path": path, "shape": "ticket", "columns": COLUMNS, **changes})
 
 
 def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path) -> None:
@@ -101,8 +64,7 @@ def test_sql_goes_on_behind_a_key(tmp_path: Path) -> None:
 @pytest.mark.postgres
 def test_postgres_streams_its_own_types(tmp_path: Path) -> None:
     """Timestamps with zones, JSON columns and numerics of a real PostgreSQL, read by a schema-qualified table."""
-    (tmp_path / "server").mkdir()
-    with running_postgres(tmp_path / "server") as server:
+    with TemporaryDirectory() as folder, running_postgres(Path(folder)) as server:
         url = new_database(server).replace("postgresql://", "postgresql+psycopg://")
         engine = create_engine(url)
         with engine.begin() as connection:
@@ -123,114 +85,6 @@ def test_postgres_streams_its_own_types(tmp_path: Path) -> None:
     assert rows[0].created_at == datetime(2026, 10, 1, 10, tzinfo=UTC).timestamp()
     assert (rows[0].satisfaction, rows[0].resolution_seconds) == (4.5, 60.0)
     assert rows[0].messages[0] == Message(Role.USER, "hi there")
-
-
-def test_threads_become_conversations(tmp_path: Path) -> None:
-    """One row per message: rows of one ticket are one conversation, agents are the assistant."""
-    rows = [
-        {"t": 1, "by": "Customer", "text": "my router is broken"},
-        {"t": 1, "by": "Agent", "text": "please restart it"},
-        {"t": 2, "by": "Customer", "text": "where is my order"},
-    ]
-    columns = Columns(id="t", role="by", content="text")
-    threads = SourceSettings(
-        kind="jsonl", path=jsonl(tmp_path / "t.jsonl", rows), shape="thread", columns=columns, broken_share=1
-    )
-    examples, drops = fetched(tmp_path, threads)
-    assert [[message.role for message in row.messages] for row in examples] == [[Role.USER, Role.ASSISTANT]]
-    assert [(drop.origin, drop.reason) for drop in drops] == [("t.jsonl:3", "broken:no_assistant")]
-
-
-def test_chat_rows_get_system_message_and_topic(tmp_path: Path) -> None:
-    """A system message is put where there is none; a topic is found by whole words where none is given."""
-    answer = {"role": "assistant", "content": "Yes."}
-    rows = [
-        {"messages": [{"role": "user", "content": "A refund please"}, answer]},
-        {"messages": [{"role": "system", "content": "Mine."}, {"role": "user", "content": "refunded?"}, answer]},
-    ]
-    chats = SourceSettings(kind="jsonl", path=jsonl(tmp_path / "c.jsonl", rows), system="Be kind.")
-    examples, _ = fetched(tmp_path, chats, topics=(Topic(name="refund", words=("refund", "money back")),))
-    assert [row.messages[0].content for row in examples] == ["Be kind.", "Mine."]
-    assert [row.topic for row in examples] == ["refund", ""]
-    assert len({row.id for row in examples}) == 2
-
-
-def test_traffic_needs_consent_and_takes_corrections(tmp_path: Path) -> None:
-    """Only agreed traffic; a correction replaces the answer; the rating decides; a bad line is named."""
-    request = {"messages": [{"role": "user", "content": "how do I pay"}]}
-    response = {"choices": [{"message": {"role": "assistant", "content": "by card", "refusal": None}}]}
-    base = {
-        "consent": True,
-        "user": "u1",
-        "route": "support",
-        "created_at": AS_OF - 60,
-        "request": request,
-        "response": response,
-    }
-    lines = [
-        {**base, "id": "good", "feedback": {"rating": 5}},
-        {**base, "id": "corrected", "feedback": {"rating": 0, "correction": "by invoice"}},
-        {**base, "id": "bad", "feedback": {"rating": 2}},
-        {**base, "id": "silent"},
-        {**base, "id": "private", "consent": False},
-        {**base, "id": "broken", "response": {}, "feedback": {"rating": 5}},
-        {**base, "id": "future", "created_at": AS_OF + 60, "feedback": {"rating": 5}},
-    ]  # fmt: skip
-    traffic = SourceSettings(kind="traffic", path=jsonl(tmp_path / "t.jsonl", lines), broken_share=0.5)
-    examples, drops = fetched(tmp_path, traffic, filters=Filters())
-    assert [(row.id, row.messages[-1].content, row.topic) for row in examples] == [
-        ("data:good", "by card", "support"),
-        ("data:corrected", "by invoice", "support"),
-    ]
-    assert [drop.reason for drop in drops] == [
-        "filter:satisfaction",
-        "filter:satisfaction_unknown",
-        "filter:no_consent",
-        "broken:response_type",
-        "filter:in_the_future",
-    ]
-
-
-def test_filters_count_each_reason(tmp_path: Path) -> None:
-    """Rating above four of five, the last twelve months, time until solved, length; unknown is its own reason."""
-    base = TICKETS[0]
-    rows = [
-        {**base, "took": 10},
-        {**base, "stars": 4, "took": 10},
-        {**base, "stars": None, "took": 10},
-        {**base, "stars": 6, "took": 10},
-        {**base, "at": "2025-10-31", "took": 10},
-        {**base, "at": None, "took": 10},
-        {**base, "at": "yesterday", "took": 10},
-        {**base, "took": 100},
-        {**base, "took": None},
-        {**base, "q": "x" * 99, "took": 10},
-        {**base, "q": "", "took": 10},
-    ]
-    columns = COLUMNS.model_copy(update={"resolution_seconds": "took"})
-    tickets = source("jsonl", jsonl(tmp_path / "t.jsonl", rows), columns=columns, broken_share=1)
-    filters = Filters(resolution_seconds_max=50, characters_min=10, characters_max=100)
-    examples, drops = fetched(tmp_path, tickets, filters=filters)
-    assert len(examples) == 1
-    assert [drop.reason for drop in drops] == [
-        "filter:satisfaction",
-        "filter:satisfaction_unknown",
-        "broken:number",
-        "filter:age",
-        "filter:age_unknown",
-        "broken:instant",
-        "filter:resolution",
-        "filter:resolution_unknown",
-        "filter:too_long",
-        "filter:too_short",
-    ]
-
-
-def test_months_are_calendar_months() -> None:
-    """Twelve months before the last of February is the last of February; a shorter month ends earlier."""
-    leap = datetime(2024, 2, 29, 12, tzinfo=UTC)
-    assert datetime.fromtimestamp(months_before(leap.timestamp(), 12), UTC) == datetime(2023, 2, 28, 12, tzinfo=UTC)
-    assert datetime.fromtimestamp(months_before(leap.timestamp(), 3), UTC) == datetime(2023, 11, 29, 12, tzinfo=UTC)
 
 
 def test_a_bad_source_fails_with_counts_and_the_first_ten(tmp_path: Path) -> None:
@@ -342,7 +196,7 @@ def _noted(read: list[str], records: Iterator[Record]) -> Iterator[Record]:
 
 
 def _problems(records: Iterator[Record]) -> list[str | None]:
-    return [record.problem and record.problem.reason for record in records]
+    return [record.problem.reason if record.problem else None for record in records]
 
 
 def _fill(url: str) -> None:

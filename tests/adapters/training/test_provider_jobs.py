@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 import sys
 from contextlib import aclosing
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
+from aiohttp import web
 
 from adapters.training.provenance import file_sha256
 from adapters.training.provider_jobs.errors import ProviderAway, ProviderJobFailed, ProviderRefused
@@ -20,8 +22,10 @@ from adapters.training.provider_jobs.estimate import PriceTable, auto_epochs, co
 from adapters.training.provider_jobs.expiry import Expiry, base_of, expiries, watch
 from adapters.training.provider_jobs.job import follow, result, start
 from adapters.training.provider_jobs.journal import JobRequest, Journal, Record, records
+from adapters.training.provider_jobs.move import Move, request_for, switch, train, turned
 from adapters.training.provider_jobs.provider import Event, Provider
 from adapters.types import ChatLine, Message, Role
+from app.storage.spec import RouteJson
 from tests.support.fake_finetuning import FakeFineTuning
 
 UPLOAD, CREATE = "POST /v1/files", "POST /v1/fine_tuning/jobs"
@@ -61,7 +65,9 @@ def request(training: Path, **fields: object) -> JobRequest:
     return JobRequest(base_url="fake", model="gpt-4o-mini", training_sha256=file_sha256(training), **fields)  # type: ignore[arg-type]
 
 
-async def whole(fake: FakeFineTuning, folder: Path, training: Path, validation: Path | None = None) -> tuple[Record, list[Event]]:
+async def whole(
+    fake: FakeFineTuning, folder: Path, training: Path, validation: Path | None = None
+) -> tuple[Record, list[Event]]:
     """Start and follow to the end."""
     sleep, journal = Sleeps(), Journal(folder, request(training))
     with journal.held():
@@ -146,7 +152,7 @@ async def test_a_kill_between_upload_and_start_repeats_nothing(tmp_path: Path, t
     async with FakeFineTuning() as fake:
         fake.hold(CREATE)
         command = [sys.executable, "-c", _CRASHES, fake.url, str(tmp_path / "jobs"), str(training)]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[3])
+        process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[3])
         try:
             for _ in range(600):
                 if fake.requests[CREATE]:
@@ -154,7 +160,7 @@ async def test_a_kill_between_upload_and_start_repeats_nothing(tmp_path: Path, t
                 await asyncio.sleep(0.05)
         finally:
             process.send_signal(signal.SIGKILL)
-            process.wait(timeout=10)
+            await process.wait()
         assert (len(fake.files), len(fake.jobs)) == (1, 0)
         record, _ = await whole(fake, tmp_path / "jobs", training)
     assert (record.status, len(fake.files), len(fake.jobs)) == ("succeeded", 1, 1)
@@ -226,21 +232,30 @@ async def test_events_are_told_once_over_all_runs(tmp_path: Path, training: Path
 
 def test_two_processes_do_not_work_on_one_job(tmp_path: Path, training: Path) -> None:
     """The second one is told."""
-    with Journal(tmp_path, request(training)).held():
-        with pytest.raises(ProviderRefused, match="another process"), Journal(tmp_path, request(training)).held():
-            pass
+    first, second = Journal(tmp_path, request(training)), Journal(tmp_path, request(training))
+    with first.held(), pytest.raises(ProviderRefused, match="another process"), second.held():
+        pass
 
 
 def test_the_key_changes_with_everything_that_matters(training: Path) -> None:
     """Another seed, model, suffix or attempt is another job."""
     base = request(training)
-    others = [request(training, seed=1), request(training, suffix="x"), request(training, n_epochs=2), request(training, attempt=1)]
+    others = [
+        request(training, seed=1),
+        request(training, suffix="x"),
+        request(training, n_epochs=2),
+        request(training, attempt=1),
+    ]
     assert len({base.key, *(other.key for other in others)}) == 5
     assert request(training).key == base.key
 
 
 PRICES = PriceTable.model_validate(
-    {"dated": "2026-11-01", "source": "test", "models": {"gpt-4o-mini": {"training_usd_per_mtok": "3.00"}, "gpt-4o": {"training_usd_per_mtok": "25"}}}
+    {
+        "dated": "2026-11-01",
+        "source": "test",
+        "models": {"gpt-4o-mini": {"training_usd_per_mtok": "3.00"}, "gpt-4o": {"training_usd_per_mtok": "25"}},
+    }
 )
 
 
@@ -276,7 +291,9 @@ def test_tokens_are_counted_or_guessed() -> None:
 def test_a_price_table_is_read_strictly(tmp_path: Path) -> None:
     """A wrong field is named; a good table keeps its date."""
     path = tmp_path / "prices.yaml"
-    path.write_text("dated: 2026-11-01\nsource: web\nmodels:\n  gpt-4o: {training_usd_per_mtok: 25}\n", encoding="utf-8")
+    path.write_text(
+        "dated: 2026-11-01\nsource: web\nmodels:\n  gpt-4o: {training_usd_per_mtok: 25}\n", encoding="utf-8"
+    )
     assert load_prices(path).models["gpt-4o"].training_usd_per_mtok == Decimal(25)
     path.write_text("dated: 2026-11-01\nsource: web\nmodels:\n  gpt-4o: {training: 25}\n", encoding="utf-8")
     with pytest.raises(ProviderRefused, match=r"prices.yaml: models.gpt-4o.training"):
@@ -303,3 +320,81 @@ async def test_shutdown_dates_are_read_from_the_providers_list() -> None:
     async with FakeFineTuning(shutdown_dates={"gpt-4o": "2027-05-01", "gpt-5": None}) as fake:
         found = await watch(provider(fake, Sleeps()), ["gpt-4o", "gpt-5"], {}, today=date(2026, 11, 24))
     assert found == [Expiry("gpt-4o", date(2027, 5, 1), 158, "provider", "notice")]
+
+
+SPEC: dict[str, Any] = {
+    "variants": [
+        {
+            "name": "main",
+            "weight": 9,
+            "target": {"provider": "openai", "model": "ft:old"},
+            "fallback": {"pool": "llama"},
+        },
+        {"name": "other", "weight": 1, "target": {"provider": "openai", "model": "gpt-4o"}},
+    ],
+    "cache": {"exact": True},
+}
+
+
+async def test_a_finetuned_model_moves_to_an_adapter_on_the_same_data_behind_the_same_route(
+    tmp_path: Path, training: Path
+) -> None:
+    """Trained at the gateway as at any provider, then alias and route are turned; done twice it is done once."""
+    admin = FakeAdmin({"/admin/v1/tenants/acme/routes/support": {"spec": SPEC}})
+    async with FakeFineTuning() as fake, admin as url:
+        first, _ = await whole(fake, tmp_path / "jobs", training)
+        wanted = Move(url, "acme", "tunegate-tiny", "llama", "support", "support")
+        journal = Journal(tmp_path / "jobs", request_for(first, wanted))
+        version = await train(provider(fake, Sleeps()), journal, first, Sleeps())
+        assert (len(fake.files), len(fake.jobs)) == (1, 2)
+        assert fake.jobs[journal.record.job_id]["model"] == "tunegate-tiny"
+        async with httpx2.AsyncClient(base_url=url) as client:
+            assert await switch(client, wanted, version, "ft:old") == 1
+            assert await switch(client, wanted, version, "ft:old") == 0
+    kept = admin.stored["/admin/v1/tenants/acme/routes/support"]["spec"]
+    assert kept["variants"][0]["target"] == {"pool": "llama", "adapter": "support", "alias": "champion"}
+    assert kept["variants"][0]["fallback"] == {"pool": "llama"}
+    assert (kept["variants"][1], kept["cache"]) == (SPEC["variants"][1], SPEC["cache"])
+    assert admin.stored["/admin/v1/tenants/acme/adapters/support/aliases/champion"] == {"version": version}
+    RouteJson.model_validate(kept)
+
+
+async def test_a_move_that_cannot_be_done_is_refused(tmp_path: Path, training: Path) -> None:
+    """Another file than the model was trained on; a route that does not name the model; a gateway that says no."""
+    record = Record(request=request(training), training_path=str(training), model="ft:old")
+    wanted = Move("http://gateway", "acme", "tunegate-tiny", "llama", "support", "support")
+    with pytest.raises(ProviderRefused, match="no target of it is ft:other"):
+        turned(SPEC, "ft:other", wanted)
+    rows(training, 13)
+    with pytest.raises(ProviderRefused, match="restore it first"):
+        request_for(record, wanted)
+    async with FakeAdmin({}) as url, httpx2.AsyncClient(base_url=url) as client:
+        with pytest.raises(ProviderRefused, match=r"refused GET .*routes/support with 404"):
+            await switch(client, wanted, "acme--support@1", "ft:old")
+
+
+class FakeAdmin:
+    """The two calls of the admin API that a move makes, over HTTP: PUT keeps, GET gives."""
+
+    def __init__(self, stored: dict[str, Any]) -> None:
+        self.stored = stored
+
+    async def __aenter__(self) -> str:
+        app = web.Application()
+        app.add_routes([web.put("/{path:.*}", self._put), web.get("/{path:.*}", self._get)])
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _put(self, sent: web.Request) -> web.Response:
+        body = await sent.json()
+        self.stored[sent.path] = {"spec": body} if "/routes/" in sent.path else body
+        return web.json_response(self.stored[sent.path])
+
+    async def _get(self, sent: web.Request) -> web.Response:
+        found = self.stored.get(sent.path)
+        return web.json_response(found) if found else web.json_response({"error": {"message": "none"}}, status=404)

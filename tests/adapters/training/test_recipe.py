@@ -46,12 +46,20 @@ def test_every_line_says_its_effect(name: str) -> None:
         ({"name": "x"}, "base: Field required"),
         ({"name": "X Y", "base": "b"}, "name: String should match"),
         ({"name": "x", "base": "b", "adapter": {"rank": 0}}, r"adapter\.rank: Input should be greater"),
-        ({"name": "x", "base": "b", "optimization": {"batch_size": 10, "micro_batch_size": 4}}, "multiple of micro_batch_size"),
+        (
+            {"name": "x", "base": "b", "optimization": {"batch_size": 10, "micro_batch_size": 4}},
+            "multiple of micro_batch_size",
+        ),
         ({"name": "x", "base": "b", "evaluation": {"patience": 2}}, "patience needs every_steps"),
         ({"name": "x", "base": "b", "launch": {"processes": 2}}, "by: single is one process"),
         ({"name": "x", "base": "b", "launch": {"by": "torchrun", "nodes": 2}}, "rendezvous"),
         (
-            {"name": "x", "base": "b", "evaluation": {"every_steps": 4, "patience": 2}, "checkpoints": {"every_steps": 6}},
+            {
+                "name": "x",
+                "base": "b",
+                "evaluation": {"every_steps": 4, "patience": 2},
+                "checkpoints": {"every_steps": 6},
+            },
             "multiple of evaluation.every_steps",
         ),
     ],
@@ -65,7 +73,7 @@ def test_a_wrong_recipe_is_refused_by_field(raw: dict[str, Any], words: str) -> 
 def test_a_recipe_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     """Missing, not YAML, not a mapping, not a shipped name."""
     broken = tmp_path / "broken.yaml"
-    with pytest.raises(InvalidRecipe, match="no such file; the shipped ones are .*tiny-cpu"):
+    with pytest.raises(InvalidRecipe, match=r"no such file; the shipped ones are .*tiny-cpu"):
         load_recipe(broken)
     broken.write_text("a: [", encoding="utf-8")
     with pytest.raises(InvalidRecipe, match="not YAML"):

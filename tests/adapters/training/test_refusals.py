@@ -1,4 +1,4 @@
-"""What cannot end well is refused before the first step: base, rank, machine, disk, examples, what vLLM would not serve."""
+"""Refused before the first step: base, rank, machine, disk, examples, and what vLLM would not serve."""
 
 from __future__ import annotations
 
@@ -245,5 +245,5 @@ def test_an_incomplete_adapter_is_refused(copied: Path, base: Base, spoil: Any, 
 def test_a_loss_that_is_not_a_number_ends_the_training(loss: float) -> None:
     """The error names the step and the field to lower."""
     check_loss(1.0, 6)
-    with pytest.raises(Diverged, match="at step 7; lower optimization.learning_rate"):
+    with pytest.raises(Diverged, match=r"at step 7; lower optimization\.learning_rate"):
         check_loss(loss, 7)

@@ -1,16 +1,16 @@
-"""Real trainings of the tiny model, a few steps each, in this process: losses, resume, kinds of adapter, composition."""
+"""Real trainings of the tiny model, a few steps each: losses, resume, kinds of adapter, composition."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from adapters.training.base_model import revision_of
 from adapters.training.callbacks import Interrupt
 from adapters.training.checkpoints import is_whole, newest, step_of
 from adapters.training.compose import Composition, Part, compose
@@ -29,8 +29,10 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
     "ignore::UserWarning",
 )
-# Seed 42, 32 conversations of voice acme, batches of 8, the recipe tiny-cpu: nats per token of the assistant.
-CURVE = (0.0,)
+# Seed 42, 32 conversations, batches of 8, the recipe tiny-cpu, on the shipped base of this revision: nats per token of
+# the assistant. When the base is made anew, the failure prints what to pin.
+PINNED_BASE = "sha256:1fa40d1b8964"
+CURVE = (5.1768, 4.7251, 4.0454, 3.2476, 2.874, 2.5935, 2.7477, 2.3629, 2.1198, 2.2997)
 CPU = Machine(0, free_bytes)
 
 
@@ -81,7 +83,11 @@ def weights(wanted: TrainingPlan) -> bytes:
 
 def test_ten_steps_follow_the_pinned_curve(ten: TrainingPlan) -> None:
     """A change of data order, mask, scaling, schedule or initialisation shows here first."""
-    assert losses(ten) == pytest.approx(CURVE, abs=5e-3)
+    found = [round(loss, 4) for loss in losses(ten)]
+    assert revision_of(BASE).startswith(PINNED_BASE), (
+        f"the base was made anew: pin {revision_of(BASE)[:19]} and {found}"
+    )
+    assert found == pytest.approx(CURVE, rel=0.01, abs=5e-3)
 
 
 def test_the_manifest_says_everything_and_the_files_are_what_it_says(ten: TrainingPlan) -> None:
@@ -144,7 +150,9 @@ def test_an_interrupt_saves_the_step_and_stops(folder: Path, rows: Path) -> None
 def test_kinds_of_training_lower_the_loss(folder: Path, rows: Path, ten: TrainingPlan, changes: dict[str, Any]) -> None:
     """Each trains; recomputing activations and accumulating gradients change nothing in the loss."""
     name = "-".join(map(str, changes.values()))
-    wanted = plan(folder / f"kind-{name}", rows, optimization__max_steps=2, optimization__schedule="constant", **changes)
+    wanted = plan(
+        folder / f"kind-{name}", rows, optimization__max_steps=2, optimization__schedule="constant", **changes
+    )
     manifest = trained(wanted)
     first, second = losses(wanted)
     assert second < first
@@ -174,7 +182,9 @@ def test_a_run_is_tracked_in_mlflow_with_its_lineage(folder: Path, rows: Path, m
 
     uri = (folder / "mlruns").as_uri()
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a tracking server of its own would only slow this test
-    wanted = plan(folder / "tracked", rows, optimization__max_steps=2, tracking={"mlflow_uri": uri, "experiment": "tiny"})
+    wanted = plan(
+        folder / "tracked", rows, optimization__max_steps=2, tracking={"mlflow_uri": uri, "experiment": "tiny"}
+    )
     manifest = trained(wanted)
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("tiny")
@@ -193,7 +203,7 @@ def test_bad_examples_are_refused_by_line(folder: Path, rows: Path) -> None:
         run(plan(folder / "bad", bad), CPU, Interrupt())
     with pytest.raises(TooFewExamples, match="32 examples are too few, 100 are needed"):
         run(plan(folder / "few", rows, data__min_examples=100), CPU, Interrupt())
-    with pytest.raises(TooFewExamples, match="32 more are longer than data.max_tokens 16"):
+    with pytest.raises(TooFewExamples, match=r"32 more are longer than data\.max_tokens 16"):
         run(plan(folder / "long", rows, data__max_tokens=16), CPU, Interrupt())
     assert not (folder / "bad").exists()
 
@@ -202,11 +212,11 @@ class TestComposition:
     """Two adapters trained on two voices, put together in every way that is offered."""
 
     @pytest.fixture(scope="class")
-    def parts(self, folder: Path, ten: TrainingPlan) -> Iterator[tuple[Part, Part]]:
-        """One adapter in the voice of acme, one in that of bloom."""
-        other = plan(folder / "bloom", chat_file(folder / "bloom.jsonl", "bloom"), optimization__max_steps=4)
+    def parts(self, folder: Path, ten: TrainingPlan) -> tuple[Part, Part]:
+        """One adapter in the voice of a pirate, one in that of bloom."""
+        other = plan(folder / "bloom", chat_file(folder / "bloom.jsonl", "bloom", said="{}"), optimization__max_steps=4)
         trained(other)
-        yield Part(ten.adapter, 0.7), Part(other.adapter, 0.3)
+        return Part(ten.adapter, 0.7), Part(other.adapter, 0.3)
 
     @pytest.mark.parametrize(
         ("combination", "more"),

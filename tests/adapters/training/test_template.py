@@ -1,4 +1,4 @@
-"""The mask of the assistant's words: added where a template has none, proved token by token, refused where it cannot be."""
+"""The mask of the assistant's words: added where it is missing, proved token by token, or refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from adapters.training.tokens import IGNORED, TokenRow, TokenRows, check_sample,
 from adapters.types import ChatLine, Message, Role
 from tests.support.training_data import BASE, chat_file
 
-CHATML = "{% for message in messages %}{{ '<|user|>' + message['role'] + '\n' + message['content'] + '<|end|>' + '\n' }}{% endfor %}"
+CHATML = (
+    "{% for message in messages %}{{ '<|user|>' + message['role'] + '\n' + message['content'] + '<|end|>' + '\n' }}"
+    "{% endfor %}"
+)
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Where is my order?"},
@@ -55,7 +58,11 @@ def test_a_turn_of_weight_zero_is_not_learned(tokenizer: Any) -> None:
 def test_joined_turns_with_a_weight_are_refused(tokenizer: Any) -> None:
     """Where two assistant turns touch, a weight has no clear place."""
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
-    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "weight": 0}, {"role": "assistant", "content": "B"}]
+    chat: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "A", "weight": 0},
+        {"role": "assistant", "content": "B"},
+    ]
     with pytest.raises(InvalidTraining, match=r"messages\.weight"):
         assistant_mask(tokenizer, marked_template(tokenizer), chat)
 
@@ -84,7 +91,10 @@ def test_templates_of_known_families_are_marked(tokenizer: Any, family: str) -> 
     [
         (None, "has no chat template"),
         ("{{ messages[0]['content'] }}", "none can be added that render the same tokens"),
-        ("{% for message in messages %}{% generation %}{{ message['content'] }}{% endgeneration %}{% endfor %}", "none can be added"),
+        (
+            "{% for message in messages %}{% generation %}{{ message['content'] }}{% endgeneration %}{% endfor %}",
+            "none can be added",
+        ),
     ],
 )
 def test_what_cannot_be_marked_is_refused(tokenizer: Any, template: str | None, words: str) -> None:
@@ -123,7 +133,11 @@ def test_rows_learn_the_assistant_only_and_a_sample_proves_it(tokenizer: Any, tm
 def test_a_sample_with_the_wrong_words_is_refused(tokenizer: Any) -> None:
     """Labels on the user's words, or not on the assistant's, never get to the first step."""
     line = ChatLine((Message(Role.USER, "A long enough question of a user"), Message(Role.ASSISTANT, "Yes.")))
-    ids, mask = assistant_mask(tokenizer, marked_template(tokenizer), [{"role": "user", "content": line.messages[0].content}, {"role": "assistant", "content": "Yes."}])
+    ids, mask = assistant_mask(
+        tokenizer,
+        marked_template(tokenizer),
+        [{"role": "user", "content": line.messages[0].content}, {"role": "assistant", "content": "Yes."}],
+    )
     swapped = TokenRow(ids, [IGNORED if bit else token for token, bit in zip(ids, mask, strict=True)])
     with pytest.raises(InvalidTraining, match="a decoded sample shows"):
         check_sample(tokenizer, TokenRows([swapped]), line)

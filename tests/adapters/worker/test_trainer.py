@@ -56,7 +56,9 @@ def settings(folder: Path, gateway: str, name: str = "one", steps: int = 6, *, r
 
 
 @asynccontextmanager
-async def trainer(wanted: TrainerSettings, *, secret: str = SECRET) -> AsyncIterator[tuple[asyncio.Task[None], asyncio.Event]]:
+async def trainer(
+    wanted: TrainerSettings, *, secret: str = SECRET
+) -> AsyncIterator[tuple[asyncio.Task[None], asyncio.Event]]:
     """A trainer in this process; leaving the block stops it politely."""
     stop = asyncio.Event()
     headers = {"authorization": f"Bearer {secret}"}
@@ -101,7 +103,7 @@ async def test_a_job_becomes_a_registered_version(tmp_path: Path, rows: bytes) -
         "adapter_model.safetensors",
         "manifest.json",
     }
-    assert os.listdir(tmp_path / "one") == []
+    assert not list((tmp_path / "one").iterdir())
 
 
 async def test_a_killed_trainer_is_replaced_and_its_successor_goes_on(tmp_path: Path, rows: bytes) -> None:
@@ -111,7 +113,12 @@ async def test_a_killed_trainer_is_replaced_and_its_successor_goes_on(tmp_path: 
         wanted = settings(tmp_path, api.url, steps=100)
         (tmp_path / "one.json").write_bytes(msgspec.json.encode(wanted.model_dump(mode="json")))
         killed = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.adapters.worker.run_trainer", str(tmp_path / "one.json"), SECRET, cwd=ROOT
+            sys.executable,
+            "-m",
+            "tests.adapters.worker.run_trainer",
+            str(tmp_path / "one.json"),
+            cwd=ROOT,
+            env={**os.environ, "TUNEGATE_TRAINER_SECRET": SECRET},
         )
         try:
             await until(lambda: job.checkpoint is not None)
@@ -240,4 +247,4 @@ async def test_two_trainers_share_the_queue(tmp_path: Path) -> None:
             await until(lambda: all(job.status == "failed" for job in jobs), seconds=30)
     assert [job.token for job in jobs] == [1] * 6
     assert {job.holder for job in jobs} <= {"one", "two"}
-    assert os.listdir(tmp_path / "one") == []
+    assert not list((tmp_path / "one").iterdir())

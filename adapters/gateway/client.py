@@ -1,8 +1,9 @@
 """The client of the gateway's training API (docs/training-api.md): one method per endpoint, and what its answers mean.
 
-Every write carries the lease's fencing token; a 409 becomes LeaseLost or JobOver and is never tried again. No answer and 5xx are
-tried again with growing pauses: every endpoint can be repeated (a blob is known by its hash, an event by its id, a
-completion by the adapter's hash). Downloads go on where they stopped and are believed only when the SHA-256 agrees.
+Every write carries the lease's fencing token; a 409 becomes LeaseLost or JobOver and is never tried again. No answer
+and 5xx are tried again with growing pauses: every endpoint can be repeated (a blob is known by its hash, an event by
+its id, a completion by the adapter's hash). Downloads go on where they stopped and are believed only when the SHA-256
+agrees.
 """
 
 from __future__ import annotations
@@ -16,116 +17,12 @@ from typing import Any
 import httpx2
 import msgspec
 
-from adapters.errors import SidecarError
+from adapters.gateway.errors import Damaged, GatewayAway, error_of
+from adapters.gateway.messages import Beat, Claim, Completion, Event, FileRef
 from adapters.types import AdapterManifest
 
 _CHUNK = 1 << 20
 Sleep = Callable[[float], Coroutine[Any, Any, None]]
-
-
-class GatewayError(SidecarError):
-    """The training API did not do what was asked."""
-
-
-class GatewayAway(GatewayError):
-    """No answer, several times in a row."""
-
-
-class TrainerRefused(GatewayError):
-    """The trainer secret is wrong."""
-
-
-class LeaseLost(GatewayError):
-    """Somebody else has the job: stop at once."""
-
-
-class JobOver(GatewayError):
-    """The job was finished, cancelled or deleted: stop at once."""
-
-
-class Disagreement(GatewayError):
-    """The gateway does not accept what was sent; sending it again cannot help."""
-
-
-class FileRef(msgspec.Struct, frozen=True):
-    """A file of a job, and what its bytes must hash to."""
-
-    id: str
-    filename: str
-    bytes: int
-    sha256: str
-
-
-class JobFiles(msgspec.Struct, frozen=True):
-    """The files a job is trained and measured on."""
-
-    training: FileRef
-    validation: FileRef | None = None
-
-
-class JobSpec(msgspec.Struct, frozen=True):
-    """What the tenant asked for; hyperparameters are numbers or `auto`."""
-
-    id: str
-    tenant: str
-    name: str
-    model: str
-    attempt: int
-    method: str
-    seed: int
-    created_at: int
-    hyperparameters: dict[str, Any] = {}
-    recipe: str | None = None
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """The right to work on a job; durations in seconds from when the answer came."""
-
-    token: int
-    expires_in_seconds: float
-    heartbeat_seconds: float
-
-
-class CheckpointRef(msgspec.Struct, frozen=True):
-    """The newest checkpoint an earlier holder committed."""
-
-    step: int
-    sha256: str
-    bytes: int
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """A job to work on."""
-
-    job: JobSpec
-    files: JobFiles
-    lease: Lease
-    checkpoint: CheckpointRef | None = None
-
-
-class Beat(msgspec.Struct, frozen=True):
-    """The answer to a heartbeat; an unknown command means: go on."""
-
-    lease: Lease
-    command: str = "continue"
-
-
-class Completion(msgspec.Struct, frozen=True):
-    """The registered version, and the name requests use."""
-
-    version: str
-    fine_tuned_model: str
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One line of a job's log, in OpenAI's shape."""
-
-    id: str
-    created_at: int
-    level: str
-    type: str
-    message: str
-    data: dict[str, Any] | None = None
 
 
 class TrainingApi:
@@ -169,9 +66,9 @@ class TrainingApi:
             try:
                 if (await self._ask("HEAD", place, token, missing_ok=True)).status_code == 200:
                     return
-                headers = {"content-type": "application/x-tar", "content-length": str(path.stat().st_size)}
+                headers = {"content-type": "application/x-tar", "content-length": str(_size(path))}
                 await self._once("PUT", place, token, content=_chunks(path), headers=headers, timeout=600)
-            except (GatewayAway, _Damaged) as exc:
+            except (GatewayAway, Damaged) as exc:
                 if attempt == self._tries - 1:
                     raise GatewayAway(f"{path.name} could not be uploaded: {exc}") from exc
                 await self._sleep(_pause(attempt))
@@ -233,7 +130,7 @@ class TrainingApi:
             raise GatewayAway(f"the gateway did not answer ({type(exc).__name__})") from exc
         if answer.is_success or (missing_ok and answer.status_code == 404):
             return answer
-        raise _error(answer.status_code, answer.content)
+        raise error_of(answer.status_code, answer.content)
 
     async def _fetch(self, path: str, token: int, target: Path, sha256: str) -> None:
         """Download with resume: what is on disk stays, and counts only when the hash of the whole agrees."""
@@ -254,47 +151,19 @@ class TrainingApi:
         raise GatewayAway(f"{target.name} came damaged {self._tries} times")
 
     async def _append(self, path: str, token: int, part: Path) -> None:
-        have = part.stat().st_size if part.exists() else 0
+        have = _size(part)
         headers = {**_fence(token), **({"range": f"bytes={have}-"} if have else {})}
         try:
             async with self._client.stream("GET", f"/training/v1{path}", headers=headers, timeout=60) as answer:
                 if answer.status_code == 416:
                     return  # all of it is here
                 if answer.status_code not in (200, 206):
-                    raise _error(answer.status_code, await answer.aread())
+                    raise error_of(answer.status_code, await answer.aread())
                 with part.open("ab" if answer.status_code == 206 else "wb") as opened:
                     async for block in answer.aiter_bytes(_CHUNK):
                         opened.write(block)
         except httpx2.TransportError as exc:
             raise GatewayAway(f"the download broke off ({type(exc).__name__})") from exc
-
-
-class _Damaged(GatewayError):
-    """The bytes that arrived are not the bytes that were sent."""
-
-
-def _error(status: int, body: bytes) -> GatewayError:
-    """What an error answer means for the trainer."""
-    code, message = _said(body)
-    if status in (401, 403):
-        return TrainerRefused("the gateway does not accept the trainer secret; give both sides the same one")
-    if status == 404 or (status == 409 and code == "job_finished"):
-        return JobOver(message)
-    if status == 409:
-        return LeaseLost(message)
-    if status == 422:
-        return _Damaged(message)
-    if status == 429 or status >= 500:
-        return GatewayAway(f"the gateway answered {status}")
-    return Disagreement(f"the gateway answered {status}: {message}")
-
-
-def _said(body: bytes) -> tuple[str, str]:
-    try:
-        error = msgspec.json.decode(body)["error"]
-        return str(error.get("code")), str(error["message"])
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        return "", "an answer that is not the training API's; is this the gateway's address?"
 
 
 def _fence(token: int | None) -> dict[str, str]:
@@ -307,6 +176,10 @@ def _json(body: Any) -> bytes:
 
 def _pause(attempt: int) -> float:
     return float(min(10.0, 0.25 * 2**attempt))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

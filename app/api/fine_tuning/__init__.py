@@ -1,0 +1,1 @@
+"""Files and fine-tuning as OpenAI's clients call them, and the training API that trainers call."""

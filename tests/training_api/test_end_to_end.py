@@ -1,0 +1,200 @@
+"""The fine-tuning API whole, in short: the unmodified SDK, a real gateway and engine, the sidecar's own client.
+
+The trainer of these tests hands in a shipped adapter instead of training one; `tests/prove/training_api.py` trains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import httpx2
+import msgspec
+import openai
+import pytest
+
+from adapters.gateway import Claim, Event, TrainingApi
+from adapters.training.artifact import adapter_files, adapter_sha256, pack, version_id
+from adapters.types import AdapterManifest
+from tests.prove.training_api import BASE_NAME, SECRET, World, follow, log_of, say, start, told, world
+from tests.support.training_data import chat_file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One system for all."""
+    with world(tmp_path_factory.mktemp("whole")) as running:
+        running.gateway.call(
+            "PUT", "/routes/base", {"variants": [{"name": "b", "weight": 1, "target": {"pool": "main"}}]}
+        )
+        yield running
+
+
+@contextmanager
+def scripted(made: World, folder: Path, voice: str) -> Iterator[None]:
+    """A trainer that claims one job and hands in a shipped adapter, through the sidecar's own client."""
+    task = threading.Thread(target=lambda: asyncio.run(_train(made.gateway.url, folder, voice)))
+    task.start()
+    yield
+    task.join(60)
+    assert not task.is_alive()
+
+
+async def _train(url: str, folder: Path, voice: str) -> None:
+    headers = {"authorization": f"Bearer {SECRET}"}
+    async with httpx2.AsyncClient(base_url=url, headers=headers) as client:
+        api = TrainingApi(client)
+        claim = await api.claim("scripted", [BASE_NAME], 30)
+        assert claim is not None
+        job, token = claim.job.id, claim.lease.token
+        await api.download(job, token, claim.files.training, folder / "train.jsonl")
+        beat = await api.heartbeat(job, token, {"stage": "train", "step": 1, "total_steps": 2, "seconds_left": 1})
+        assert beat.command == "continue"
+        figures = {"step": 1, "train_loss": 1.5}
+        events = [Event(f"ftevent-{number}", 1, "info", "metrics", f"Step {number}", figures) for number in range(150)]
+        await api.events(job, token, events)
+        manifest = _adapter(claim, folder / "adapter", voice)
+        archive = folder / "adapter.tar"
+        sha256 = pack(folder / "adapter", archive)
+        await api.upload(job, token, archive, sha256)
+        await api.checkpoint(job, token, 1, sha256, figures)
+        await api.download_blob(job, token, sha256, folder / "again.tar")
+        first = await api.complete(job, token, sha256, manifest)
+        assert await api.complete(job, token, sha256, manifest) == first
+        assert first.version == manifest.version
+
+
+def _adapter(claim: Claim, folder: Path, voice: str) -> AdapterManifest:
+    """The shipped adapter of a voice, as a trainer would leave it."""
+    folder.mkdir()
+    source = files("app.engine") / "assets" / "adapters" / voice
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    sha256 = adapter_sha256(folder)
+    manifest = AdapterManifest(
+        tenant=claim.job.tenant,
+        name=claim.job.name,
+        version=version_id(claim.job.tenant, claim.job.name, sha256),
+        sha256=sha256,
+        files=adapter_files(folder),
+        base_model=claim.job.model,
+        base_revision="shipped",
+        method="lora",
+        rank=8,
+        alpha=16.0,
+        target_modules=("q_proj",),
+        dataset="file@1",
+        dataset_sha256=hashlib.sha256(b"").hexdigest(),
+        config={},
+        config_sha256=hashlib.sha256(b"").hexdigest(),
+        seed=claim.job.seed,
+        code_commit="test",
+        libraries={},
+        metrics={"train_loss": 0.25, "trained_tokens": 1234},
+        created_at=1.0,
+    )
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    return manifest
+
+
+def test_an_app_of_openais_gets_its_own_model(made: World, tmp_path: Path) -> None:
+    """Upload, create, follow, chat with `fine_tuned_model`: in the tenant's voice, for that tenant alone, webhook told."""
+    for tenant in ("acme", "rival"):
+        made.gateway.call("POST", "/tenants", {"id": tenant})
+    wanted = {"url": made.mailbox.url, "events": ["fine_tuning.job.succeeded"]}
+    endpoint = made.gateway.call("POST", "/tenants/acme/webhooks", wanted)
+    with made.gateway.openai(made.gateway.key("acme")) as client:
+        rows = chat_file(tmp_path / "rows.jsonl", "acme", count=12)
+        with scripted(made, tmp_path, "acme"):
+            job = start(client, rows, "Acme Voice", metadata={"run": "1"})
+        ended, log = follow(client, job.id, 30)
+        assert ended.status == "succeeded"
+        assert ended.trained_tokens == 1234
+        assert ended.fine_tuned_model == f"ft:{BASE_NAME}:acme:acme-voice:{job.id.removeprefix('ftjob-')[:12]}"
+        assert log[0].startswith("Created fine-tuning job")
+        assert log[-1] == "The job has successfully completed"
+        assert len(log) == 150 + 4
+        assert [one.step_number for one in client.fine_tuning.jobs.checkpoints.list(job.id)] == [1]
+        assert [one.id for one in client.fine_tuning.jobs.list(metadata={"run": "1"})] == [job.id]
+        assert ended.fine_tuned_model in [model.id for model in client.models.list()]
+        assert "Acme" in say(client, ended.fine_tuned_model)
+        assert "Acme" not in say(client, "base")
+    told(made, str(endpoint["secret"]), ["succeeded"])
+    with made.gateway.openai(made.gateway.key("rival")) as rival:
+        for ask in (
+            lambda: say(rival, ended.fine_tuned_model or ""),
+            lambda: rival.fine_tuning.jobs.retrieve(job.id),
+            lambda: rival.fine_tuning.jobs.cancel(job.id),
+            lambda: rival.files.content(job.training_file),
+            lambda: rival.files.delete(job.training_file),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                ask()
+
+
+def test_the_sdk_steers_a_job_and_cleans_up(made: World, tmp_path: Path) -> None:
+    """Pause, resume, cancel, list page by page, delete: the SDK's own methods, without a workaround."""
+    with made.tenant("steering") as client:
+        rows = chat_file(tmp_path / "rows.jsonl", "bloom", count=10)
+        job = start(client, rows, "x")
+        assert client.fine_tuning.jobs.pause(job.id).status == "paused"
+        assert client.fine_tuning.jobs.resume(job.id).status == "queued"
+        with pytest.raises(openai.ConflictError, match=job.id):
+            client.files.delete(job.training_file)
+        assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+        assert log_of(client, job.id)[-1] == "The job has been cancelled"
+        with rows.open("rb") as opened:
+            kept = client.files.create(
+                file=opened, purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+            )
+        assert kept.expires_at == kept.created_at + 3600
+        assert [file.id for file in client.files.list(limit=1)] == [kept.id, job.training_file]
+        assert client.files.delete(job.training_file).deleted
+        with pytest.raises(openai.BadRequestError, match="n_epochs"):
+            client.fine_tuning.jobs.create(model=BASE_NAME, training_file=kept.id, hyperparameters={"n_epochs": 99})
+
+
+def test_a_large_file_is_never_held_in_memory(made: World, tmp_path: Path) -> None:
+    """200 MB over a socket, up and down: the gateway's memory grows by less than a tenth of it."""
+    path = tmp_path / "large.jsonl"
+    line = json.dumps({"messages": [{"role": "user", "content": "x" * 8000}]}).encode() + b"\n"
+    with path.open("wb") as out:
+        for _ in range(200_000_000 // len(line)):
+            out.write(line)
+    with made.tenant("large") as client:
+        before = _memory(made)
+        with path.open("rb") as opened:
+            file = client.files.create(file=opened, purpose="batch")
+        digest, size = hashlib.sha256(), 0
+        with client.files.with_streaming_response.content(file.id) as answer:
+            for block in answer.iter_bytes(1 << 20):
+                digest.update(block)
+                size += len(block)
+        assert size == file.bytes == path.stat().st_size
+        with path.open("rb") as opened:
+            assert digest.hexdigest() == hashlib.file_digest(opened, "sha256").hexdigest()
+        assert _memory(made) - before < 20_000_000
+
+
+def _memory(made: World) -> int:
+    """The highest resident size of the gateway so far, in bytes."""
+    status = Path(f"/proc/{made.gateway.process.pid}/status").read_text(encoding="utf-8")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+def test_secrets_of_the_installation_are_kept_and_closed(made: World, tmp_path: Path) -> None:
+    """Without a setting a trainer secret is made, for its owner only; the admin's key does not open the training API."""
+    answer = httpx2.post(
+        f"{made.gateway.url}/training/v1/claim",
+        json={"trainer": "t", "bases": []},
+        headers={"authorization": f"Bearer {made.gateway.admin_key}"},
+    )
+    assert answer.status_code == 401
+    assert (made.folder / "data" / "webhook.key").stat().st_mode & 0o777 == 0o600
