@@ -423,7 +423,7 @@ def _training(
         terms=_terms(settings),
         limits=FileLimits(chosen.max_file_bytes, chosen.max_stored_bytes, chosen.max_artifact_bytes),
         budget=budget,
-        providers=frozenset(chosen.providers),
+        providers=frozenset(provider.name for provider in settings.providers if provider.fine_tuning),
     )
 
 

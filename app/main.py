@@ -12,7 +12,6 @@ import uvicorn
 import uvloop
 from aiohttp import web
 from fastapi import FastAPI
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from app.api import errors, files, health, models, training
@@ -20,6 +19,7 @@ from app.api.admin.router import router as admin_router
 from app.api.fine_tuning import jobs as fine_tuning
 from app.api.front import Front
 from app.api.inference import Inference
+from app.api.leaving import LeavingProtocol
 from app.api.openapi import describe
 from app.cache.minilm import MissingModel
 from app.lifespan import Gateway, new_request_id, running
@@ -52,7 +52,7 @@ def _endpoint(gateway: Gateway, path: str, operation: Operation) -> ASGIApp:
         max_body_bytes=server.max_body_bytes,
         body_timeout_seconds=server.body_timeout_seconds,
     )
-    return ServerErrorMiddleware(gateway.tracing.endpoint(inference, path), handler=errors.failed)
+    return gateway.tracing.endpoint(inference, path)
 
 
 def _rest(gateway: Gateway) -> FastAPI:
@@ -92,7 +92,7 @@ async def _serve(settings: Settings) -> None:
                 create_app(gateway),
                 host=settings.server.host,
                 port=settings.server.port,
-                http="httptools",
+                http=LeavingProtocol,
                 ws="none",
                 proxy_headers=False,
                 lifespan="off",

@@ -70,6 +70,9 @@ class ProviderSettings(_Section):
     priced_as: str | None = Field(
         default=None, description="The provider of the public price list that this is; none finds it by its address."
     )
+    fine_tuning: bool = Field(
+        default=False, description="True: a trainer of yours runs fine-tuning jobs at this provider."
+    )
     connect_timeout_seconds: Seconds = Field(default=2.0, description="To open a connection, in seconds.")
     first_byte_timeout_seconds: Seconds = Field(default=120.0, description="Until the answer starts, in seconds.")
     idle_timeout_seconds: Seconds = Field(default=60.0, description="Between two blocks of an answer, in seconds.")
@@ -77,7 +80,7 @@ class ProviderSettings(_Section):
 
     def value(self) -> Provider:
         """The same as a plain value for the stages."""
-        fields = self.model_dump(exclude={"api_key", "priced_as"})
+        fields = self.model_dump(exclude={"api_key", "priced_as", "fine_tuning"})
         return Provider(**fields, api_key=self.api_key.get_secret_value() if self.api_key else None)
 
 
@@ -125,8 +128,31 @@ class PoolSettings(_Section):
         return Pool(**fields, replicas=urls, keep_warm=frozenset(self.keep_warm), api_key=key)
 
 
+class TokenPrices(_Section):
+    """What a model costs, in USD per million tokens (converted to whole micro-dollars, rounded up)."""
+
+    input_usd_per_mtok: Usd = Field(description="USD per million prompt tokens.")
+    output_usd_per_mtok: Usd = Field(description="USD per million completion tokens.")
+    cached_input_usd_per_mtok: Usd | None = Field(
+        default=None, description="USD per million prompt tokens that the upstream had cached; none is as other input."
+    )
+    reasoning_usd_per_mtok: Usd | None = Field(
+        default=None, description="USD per million reasoning tokens; none is as other output."
+    )
+
+    def value(self) -> Price:
+        """Whole micro-dollars per million tokens."""
+        cached, reasoning = self.cached_input_usd_per_mtok, self.reasoning_usd_per_mtok
+        return Price(
+            _microusd(self.input_usd_per_mtok),
+            _microusd(self.output_usd_per_mtok),
+            cached_microusd_per_mtok=None if cached is None else _microusd(cached),
+            reasoning_microusd_per_mtok=None if reasoning is None else _microusd(reasoning),
+        )
+
+
 class PriceSettings(_Section):
-    """What a model costs, in USD per million tokens (converted to whole micro-dollars)."""
+    """What a model costs: by the token, or by the GPU hour of your own servers."""
 
     input_usd_per_mtok: Usd | None = Field(default=None, description="USD per million prompt tokens.")
     output_usd_per_mtok: Usd | None = Field(default=None, description="USD per million completion tokens.")
@@ -147,9 +173,7 @@ class PriceSettings(_Section):
     def _one_way(self) -> Self:
         by_token = (self.input_usd_per_mtok is not None, self.output_usd_per_mtok is not None)
         by_hour = (self.usd_per_gpu_hour is not None, self.tokens_per_gpu_hour is not None)
-        if by_token == (True, True) and by_hour == (False, False):
-            return self
-        if by_token == (False, False) and by_hour == (True, True):
+        if (by_token, by_hour) in (((True, True), (False, False)), ((False, False), (True, True))):
             return self
         raise ValueError(
             "expected input_usd_per_mtok and output_usd_per_mtok, or usd_per_gpu_hour and tokens_per_gpu_hour"
@@ -160,13 +184,8 @@ class PriceSettings(_Section):
         if self.usd_per_gpu_hour is not None and self.tokens_per_gpu_hour is not None:
             each = _microusd(self.usd_per_gpu_hour * 1_000_000 / self.tokens_per_gpu_hour)
             return Price(each, each)
-        cached, reasoning = self.cached_input_usd_per_mtok, self.reasoning_usd_per_mtok
-        return Price(
-            _microusd(self.input_usd_per_mtok or 0.0),
-            _microusd(self.output_usd_per_mtok or 0.0),
-            cached_microusd_per_mtok=None if cached is None else _microusd(cached),
-            reasoning_microusd_per_mtok=None if reasoning is None else _microusd(reasoning),
-        )
+        names = TokenPrices.model_fields
+        return TokenPrices.model_validate({name: getattr(self, name) for name in names}).value()
 
 
 class PriceChange(PriceSettings):
@@ -204,8 +223,8 @@ class Pricing(_Section):
     unknown: Literal["block", "default"] = Field(
         default="block", description="A model without a price is refused, or charged the default price."
     )
-    default: PriceSettings = Field(
-        default=PriceSettings(input_usd_per_mtok=5.0, output_usd_per_mtok=15.0),
+    default: TokenPrices = Field(
+        default=TokenPrices(input_usd_per_mtok=5.0, output_usd_per_mtok=15.0),
         description="The price under `unknown: default`.",
     )
 
@@ -247,7 +266,7 @@ class EmbedderSettings(_Section):
 
     upstream: Name = Field(description="The provider or pool whose /v1/embeddings is used.")
     model: str = Field(description="The embedding model's name there.")
-    dimensions: int = Field(ge=8, le=8192, description="How long its vectors are.")
+    dimensions: int = Field(ge=1, le=8192, description="How long its vectors are.")
     timeout_seconds: Seconds = Field(default=2.0, description="For one request of it, in seconds.")
 
 
@@ -322,9 +341,6 @@ class Training(_Section):
     enabled: bool = Field(default=True, description="False takes files, fine-tuning and the training API away.")
     budget: TrainingBudget = Field(default=TrainingBudget(), description="Of every tenant that is not named below.")
     tenants: dict[Name, TrainingBudget] = Field(default_factory=dict, description="A tenant's own budget, by its id.")
-    providers: list[Name] = Field(
-        default_factory=list, description="Providers whose fine-tuning API a trainer of yours runs."
-    )
     lease_seconds: Seconds = Field(
         default=60.0, description="Without a heartbeat for so long, another trainer may take a job, in seconds."
     )

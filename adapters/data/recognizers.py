@@ -166,14 +166,11 @@ def _phones_in(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
 def _e164(text: str, regions: Sequence[str]) -> str:
     import phonenumbers
 
-    for region in regions:
-        try:
-            number = phonenumbers.parse(text, region)
-        except phonenumbers.NumberParseException:
-            continue
-        if phonenumbers.is_valid_number(number):
-            return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
-    return re.sub(r"\D", "", text)
+    parsed = (match.number for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region))
+    number = next(parsed, None)
+    if number is None:  # it was only valid among the words around it
+        return re.sub(r"\D", "", text)
+    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
 
 
 def _public(text: str) -> bool:

@@ -7,7 +7,10 @@ vectors and one block of products.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +34,13 @@ class FindSemantic:
         left_part, right_part = part_pair(index)
         alive = np.load(self.target.folder / "alive.npy", mmap_mode="r")
         left, right = self._rows(left_part, alive), self._rows(right_part, alive)
+        edges = list(self._edges(left, right)) if len(right) else []
+        write_edges(self.target, index, edges)
+        return len(left)
+
+    def _edges(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """Multiply block by block; a pair inside one part is looked at once, in the order of its rows."""
         right_vectors, right_guard = self._facts(right)
-        edges = []
         for start in range(0, len(left), _BLOCK):
             rows = left[start : start + _BLOCK]
             vectors, guard = self._facts(rows)
@@ -40,25 +48,19 @@ class FindSemantic:
             near, other = np.nonzero((cosine >= self.threshold) & (guard[:, None] == right_guard[None, :]))
             ahead = rows[near] < right[other]
             pairs = np.stack([rows[near][ahead], right[other][ahead]], axis=1)
-            edges.append(as_edges(pairs, cosine[near[ahead], other[ahead]], self.threshold))
-        write_edges(self.target, index, edges)
-        return len(left)
+            yield as_edges(pairs, cosine[near[ahead], other[ahead]], self.threshold)
 
     def _rows(self, part: int, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
         start, end = self.arrays.offsets[part], self.arrays.offsets[part + 1]
         return np.flatnonzero(alive[start:end]).astype(np.int64) + start
 
     def _facts(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-        if not len(rows):
-            return np.empty((0, 1), dtype=np.float32), np.empty(0, dtype=np.uint64)
         return self.arrays.take("vectors", rows), self.arrays.take("guard", rows)
 
 
 def part_pair(index: int) -> tuple[int, int]:
     """Give the index-th pair (left <= right) in the order (0,0) (0,1) (1,1) (0,2) (1,2) (2,2) ..."""
-    right = int((np.sqrt(8 * index + 1) - 1) // 2)
-    while (right + 1) * (right + 2) // 2 <= index:
-        right += 1
+    right = (isqrt(8 * index + 1) - 1) // 2
     return index - right * (right + 1) // 2, right
 
 

@@ -20,6 +20,14 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
+def use_threads(count: int | None) -> None:
+    """How many threads compute on a CPU; None leaves torch's own choice."""
+    import torch
+
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 def load_tokenizer(path: Path) -> Any:
     """The base's own tokenizer, from disk only."""
     from transformers import AutoTokenizer

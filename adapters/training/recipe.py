@@ -104,6 +104,7 @@ class LaunchRecipe(_Strict):
     cpu_offload: bool = False
     restarts: int = Field(0, ge=0)
     ray_address: str | None = None
+    cpu_threads: int | None = Field(None, ge=1)
 
     @property
     def world_size(self) -> int:

@@ -20,7 +20,7 @@ from adapters.training.callbacks import Interrupt, Steps, step_callback
 from adapters.training.checkpoints import newest
 from adapters.training.errors import StorageFull
 from adapters.training.lineage import manifest_for
-from adapters.training.model import adapter_config, load_base, load_tokenizer, quiet, to_bfloat16
+from adapters.training.model import adapter_config, load_base, load_tokenizer, quiet, to_bfloat16, use_threads
 from adapters.training.plan import TrainingPlan
 from adapters.training.preflight import Checked, Machine, check
 from adapters.training.progress import Progress, ProgressWriter
@@ -78,6 +78,7 @@ def _train(
 
     quiet()
     recipe = checked.recipe
+    use_threads(recipe.launch.cpu_threads)
     arguments = training_arguments(
         recipe, plan, cuda=machine.cuda_devices > 0, validates=examples.validation is not None
     )

@@ -56,9 +56,13 @@ def install(app: FastAPI) -> None:
 
 async def failed(request: Request, exc: Exception) -> Response:
     """What the caller is told of a defect of ours; what follows raises it again, so that the log has its places."""
-    name = request_id(request.scope)
+    return respond(request.scope, failure(exc, request_id(request.scope)))
+
+
+def failure(exc: Exception, name: str) -> Internal:
+    """The error for a defect of ours in the request of this name; notes it in the log."""
     _logger.error("request_failed", request_id=name, error=type(exc).__name__)
-    return respond(request.scope, Internal(f"The server failed on this request ({name}); its log says why."))
+    return Internal(f"The server failed on this request ({name}); its log says why.")
 
 
 def respond(scope: MutableMapping[str, Any], error: GatewayError) -> Response:

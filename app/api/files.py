@@ -125,7 +125,7 @@ async def get(file_id: FileId, caller: Caller, services: Services) -> FileJson:
     return FileJson.of(await _get(services, caller.tenant_id, file_id))
 
 
-@router.get("/{file_id}/content", response_class=ObjectResponse)
+@router.get("/{file_id}/content", status_code=200, response_class=ObjectResponse)
 async def content(file_id: FileId, request: Request, caller: Caller, services: Services) -> ObjectResponse:
     """A file's bytes; `Range` is understood."""
     file = await _get(services, caller.tenant_id, file_id)

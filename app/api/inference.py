@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from app.api.errors import failure
+from app.api.leaving import LEAVING, Leaving
 from app.errors import BodyTooLarge, GatewayError, InvalidRequest, MethodNotAllowed
 from app.observability.metrics import Metrics
 from app.types import Operation, Reply, Request
@@ -45,7 +47,8 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; every refusal is OpenAI's error envelope."""
         started = time.perf_counter()
-        client = Client(receive, self._max_body_bytes, self._body_timeout_seconds)
+        leaving = scope.get("extensions", {}).get(LEAVING)
+        client = Client(receive, leaving, self._max_body_bytes, self._body_timeout_seconds)
         request = Request(
             id=self._new_id(),
             operation=self._operation,
@@ -71,6 +74,9 @@ class Inference:
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
+        except Exception as exc:
+            await opening.refuse(failure(exc, request.id))
+            raise  # for the server's log
         finally:
             client.close()
             self._metrics.answered(self._operation.value, opening.status)
@@ -79,60 +85,71 @@ class Inference:
 class Client:
     """The caller's end of the connection: gives the body, notices when the caller is gone."""
 
-    def __init__(self, receive: Receive, max_body_bytes: int, body_timeout_seconds: float) -> None:
+    def __init__(
+        self, receive: Receive, leaving: Leaving | None, max_body_bytes: int, body_timeout_seconds: float
+    ) -> None:
         self._receive = receive
+        self._leaving = leaving
         self._max_body_bytes = max_body_bytes
         self._body_timeout_seconds = body_timeout_seconds
+        self._task = asyncio.current_task()
         self._watch: asyncio.Task[None] | None = None
+        self._late = False
         self.gone = False
 
     async def read(self) -> bytes:
-        """The whole body; afterwards the caller's leaving cancels the task that called this."""
-        message = await self._next()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            body = await self._rest(body)
-        if len(body) > self._max_body_bytes:
-            raise BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
-        task = asyncio.current_task()
-        if task is not None:
-            self._watch = asyncio.create_task(self._until_gone(task))
+        """The whole body; afterwards the caller's leaving cancels the task that serves it."""
+        timer = asyncio.get_running_loop().call_later(self._body_timeout_seconds, self._too_late)
+        try:
+            body = await self._whole()
+        except asyncio.CancelledError:
+            if not self._late or (self._task is not None and self._task.uncancel()):
+                raise
+            raise InvalidRequest("The body did not arrive in time.", code="request_timeout") from None
+        finally:
+            timer.cancel()
+        if self._leaving is not None:
+            self._leaving.tell(self._left)
+        else:
+            self._watch = asyncio.create_task(self._until_gone())
         return body
 
     def close(self) -> None:
         """Stop watching."""
+        if self._leaving is not None:
+            self._leaving.forget(self._left)
         if self._watch is not None:
             self._watch.cancel()
 
-    async def _next(self) -> Message:
-        try:
-            async with asyncio.timeout(self._body_timeout_seconds):
-                message = await self._receive()
-        except TimeoutError:
-            raise InvalidRequest("The body did not arrive in time.", code="request_timeout") from None
-        if message["type"] == "http.disconnect":
-            self.gone = True
-            raise asyncio.CancelledError
-        return message
-
-    async def _rest(self, body: bytes) -> bytes:
-        parts, size, deadline = [body], len(body), time.monotonic() + self._body_timeout_seconds
-        while True:
-            if size > self._max_body_bytes:
-                raise BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
-            if time.monotonic() > deadline:
-                raise InvalidRequest("The body did not arrive in time.", code="request_timeout")
-            message = await self._next()
+    async def _whole(self) -> bytes:
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.gone = True
+                raise asyncio.CancelledError
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if not message.get("more_body"):
-                return b"".join(parts)
+            if size > self._max_body_bytes:
+                raise BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _until_gone(self, task: asyncio.Task[None]) -> None:
+    def _too_late(self) -> None:
+        self._late = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left()
+
+    def _left(self) -> None:
         self.gone = True
-        task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
 
 class Opening:

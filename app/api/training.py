@@ -175,7 +175,7 @@ async def add_events(job_id: JobId, body: EventsJson, token: Token, services: Se
         await events.append(connection, job_id, [JobEvent(**event.model_dump()) for event in body.events])
 
 
-@router.get("/jobs/{job_id}/files/{file_id}", response_class=ObjectResponse)
+@router.get("/jobs/{job_id}/files/{file_id}", status_code=200, response_class=ObjectResponse)
 async def download(job_id: JobId, file_id: str, request: Request, token: Token, services: Services) -> ObjectResponse:
     """A file of the job's claim; any other is not there."""
     async with services.write() as connection:
@@ -205,7 +205,7 @@ async def put_blob(job_id: JobId, sha256: BlobId, request: Request, token: Token
     return Response(status_code=200 if known else 201)
 
 
-@router.get("/jobs/{job_id}/blobs/{sha256}", response_class=ObjectResponse)
+@router.get("/jobs/{job_id}/blobs/{sha256}", status_code=200, response_class=ObjectResponse)
 async def get_blob(job_id: JobId, sha256: BlobId, request: Request, token: Token, services: Services) -> ObjectResponse:
     """A committed checkpoint."""
     async with services.write() as connection:

@@ -9,9 +9,10 @@ server answers nobody, and its breaker opens). Time-outs are not tried again in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import structlog
@@ -20,7 +21,7 @@ from app.backends.begun import Begun, begin
 from app.backends.health import Health, RetryBudget
 from app.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimedOut
 from app.interfaces import Backend, Outgoing, Placement, Upstream
-from app.types import Call, Choice, Endpoint, Target
+from app.types import Call, Choice, Target
 
 TRIES = 3
 _log = structlog.get_logger()
@@ -67,56 +68,60 @@ class _Attempts:
         self._request_id = request_id
         self._affinity = affinity
         self._sent = sent
-        self._open = AsyncExitStack()
+        self._open: AbstractAsyncContextManager[Begun] | None = None
 
     async def __aenter__(self) -> tuple[Target, Upstream]:
         self._failover.retries.called()
-        last: GatewayError = Unavailable("No upstream is configured for this model.")
+        last: GatewayError | None = None
         for target in self._failover.health.order(self._targets, _breaker):
             try:
                 return target, await self._answering(target)
             except (UpstreamFailed, Unavailable) as exc:
                 last = exc
-        raise last
+        raise last or Unavailable("No upstream is configured for this model.")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._open.__aexit__(kind, exc, trace)
+        if self._open is not None:
+            await self._open.__aexit__(kind, exc, trace)
 
     async def _answering(self, target: Target) -> Begun:
         for _ in range(TRIES - 1):
             try:
-                return await self._attempt(target)
+                return await self._enter(target)
             except UpstreamFailed as exc:
                 if not self._may_retry(target, exc):
                     raise
                 lost = exc.model_missing
             _log.info("upstream_retried", upstream=target.upstream, request_id=self._request_id, lost_adapter=lost)
-        return await self._attempt(target)
+        return await self._enter(target)
 
-    async def _attempt(self, target: Target) -> Begun:
-        async with AsyncExitStack() as stack:
-            endpoint = await stack.enter_async_context(self._failover.placement.place(target, self._affinity))
-            self._sent(target)
-            begun = await self._begin(stack, endpoint, target)
-            self._open = stack.pop_all()
-            return begun
-
-    async def _begin(self, stack: AsyncExitStack, endpoint: Endpoint, target: Target) -> Begun:
-        health = self._failover.health
-        backend = self._failover.embedded if target.is_embedded else self._failover.backend
-        key = endpoint.replica or endpoint.upstream
-        health.sent(key)
-        try:
-            upstream = await stack.enter_async_context(backend.open(endpoint, self._call, self._request_id))
-            begun = await begin(upstream, stream=self._call.stream, broke=lambda: health.failed(key))
-        except UpstreamFailed as exc:
-            if not exc.model_missing:
-                health.failed(key, retry_after_seconds=exc.retry_after_seconds)
-            raise
-        health.succeeded(key)
+    async def _enter(self, target: Target) -> Begun:
+        attempt = self._attempt(target)
+        begun = await attempt.__aenter__()
+        self._open = attempt
         return begun
+
+    @asynccontextmanager
+    async def _attempt(self, target: Target) -> AsyncIterator[Begun]:
+        """One call to one target, from its placement to its end; its server's breaker hears how it began."""
+        failover = self._failover
+        backend = failover.embedded if target.is_embedded else failover.backend
+        async with failover.placement.place(target, self._affinity) as endpoint:
+            self._sent(target)
+            key = endpoint.replica or endpoint.upstream
+            failover.health.sent(key)
+            begun: Begun | None = None
+            try:
+                async with backend.open(endpoint, self._call, self._request_id) as upstream:
+                    begun = await begin(upstream, stream=self._call.stream, broke=partial(failover.health.failed, key))
+                    failover.health.succeeded(key)
+                    yield begun
+            except UpstreamFailed as exc:
+                if begun is None and not exc.model_missing:
+                    failover.health.failed(key, retry_after_seconds=exc.retry_after_seconds)
+                raise
 
     def _may_retry(self, target: Target, exc: UpstreamFailed) -> bool:
         if exc.model_missing or (target.is_pool and exc.connection_lost):

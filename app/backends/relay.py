@@ -91,14 +91,18 @@ class Relay:
             events = events.replace(old, new)
         if not self._include_usage:
             events = events.replace(b',"usage":null', b"")  # OpenAI says so in every chunk: the quick way
-        if _has_any(events, self._marks):
-            events = b"".join(map(self._inspect, split(events)))
+        marked = _first_of(self._marks, events)
+        if marked is not None:
+            start = _last_border(events, 0, marked)
+            events = events[:start] + b"".join(map(self._inspect, split(events[start:])))
         self._emitted.add(events)
         return events
 
     def _inspect(self, event: bytes) -> bytes:
         if self.done:
             return b""
+        if _first_of(self._marks, event) is None:
+            return event
         data = data_of(event)
         if data == b"[DONE]":
             self.done = True
@@ -139,15 +143,15 @@ def _names(upstream_model: str, public_model: str) -> tuple[tuple[bytes, bytes],
     return ((b'"model":' + old, b'"model":' + new), (b'"model": ' + old, b'"model": ' + new))
 
 
-def _has_any(events: bytes, marks: tuple[bytes, ...]) -> bool:
-    for mark in marks:  # noqa: SIM110 - a generator would cost more than the searches
-        if mark in events:
-            return True
-    return False
+def _first_of(marks: tuple[bytes, ...], events: bytes) -> int | None:
+    """Where the first of these marks is."""
+    places = [place for mark in marks if (place := events.find(mark)) >= 0]
+    return min(places) if places else None
 
 
-def _last_border(buffer: bytearray, start: int) -> int:
-    plain, carriage = buffer.rfind(b"\n\n", start), buffer.rfind(b"\n\r\n", start)
+def _last_border(buffer: bytes | bytearray, start: int, end: int | None = None) -> int:
+    """Where the last event that is whole between these two places ends; 0 if there is none."""
+    plain, carriage = buffer.rfind(b"\n\n", start, end), buffer.rfind(b"\n\r\n", start, end)
     return max(plain + 2 if plain >= 0 else 0, carriage + 3 if carriage >= 0 else 0)
 
 

@@ -1,8 +1,8 @@
 """What an answer may stand for: the scope it belongs to and the turn it answers. Pure.
 
 Two calls share a scope only when everything but the wording of the last user turn is the same: tenant, route, variant,
-every target with its adapter's content hash, operation, system prompt, history, tools, response format, sampling, and
-any field we have never heard of. Left out are the fields that do not change the answer (`IGNORED`). Parts are hashed
+every target with its adapter's content hash, system prompt, history, tools, response format, sampling, and any
+field we have never heard of. Left out are the fields that do not change the answer (`IGNORED`). Parts are hashed
 with their lengths in front, so that none can run into the next. A promoted adapter has another hash, so the answers of
 the old one can no longer be reached.
 
@@ -30,7 +30,7 @@ IGNORED = frozenset({"model", "stream", "stream_options", "user", "metadata", "s
 _TURN_FIELDS = {Operation.CHAT: "messages", Operation.COMPLETIONS: "prompt"}
 _LOGPROBS = ("logprobs", "top_logprobs")
 _UNSET = (b"null", b"false")
-_DIGEST_VERSION = b"tunegate-cache-1"
+_DIGEST_VERSION = b"tunegate-cache-2"
 
 
 class Bypass(StrEnum):
@@ -146,7 +146,6 @@ def _scope_parts(principal: Principal, call: Call, choice: Choice, rest: Any) ->
     yield choice.route.name.encode()
     yield (choice.route.tenant_id or "").encode()
     yield choice.variant.encode()
-    yield call.operation.value.encode()
     yield _digest(part for target in choice.targets for part in _target_parts(target))
     yield _canonical(rest)
     turn_field = _TURN_FIELDS[call.operation]

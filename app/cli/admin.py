@@ -155,7 +155,13 @@ def _keys() -> typer.Typer:
         """Let a key work no more, for ever; felt within a second."""
         show(call("POST", f"/tenants/{_part(tenant)}/keys/{_part(key)}/revoke"), KEY, as_json=json)
 
-    commands = {"create": create, "update": update, "list": listing, "revoke": revoke, "rotate": money.rotate_key}
+    commands: dict[str, Callable[..., None]] = {
+        "create": create,
+        "update": update,
+        "list": listing,
+        "revoke": revoke,
+        "rotate": money.rotate_key,
+    }
     return _with(group, commands)
 
 

@@ -133,6 +133,10 @@ def _rows(path: tuple[str, ...], model: type[BaseModel], given: BaseModel | None
             table = ".".join((*path, f"{name}.<name>"))
             yield Row(table, "table", "", "empty", "", field.description or "")
             yield from _rows((*path, f"{name}.<name>"), inner)
+        elif get_origin(field.annotation) is list:
+            listed = ".".join((*path, f"{name}[]"))
+            yield Row(listed, "list", "", "empty", "", field.description or "")
+            yield from _rows((*path, f"{name}[]"), inner)
         else:
             default = field.get_default(call_default_factory=True, validated_data={})
             for row in _rows((*path, name), inner, default):

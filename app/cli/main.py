@@ -51,6 +51,15 @@ def engine(context: typer.Context) -> None:
     run(context.args, program="tunegate engine")
 
 
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def trainer(context: typer.Context) -> None:
+    """Run a trainer for the gateway's fine-tuning jobs: the sidecar's `adapters trainer FILE`, in this process's place."""
+    import os
+    import sys
+
+    os.execv(sys.executable, [sys.executable, "-m", "adapters.cli", "trainer", *context.args])
+
+
 @app.command()
 def demo(
     data: Annotated[Path, typer.Option(help="Folder of the demo's stores and keys.")] = Path(".tunegate"),

@@ -28,13 +28,14 @@ def limit_commands() -> dict[str, Any]:
         rule: str,
         limits: dict[str, Any],
         kind: Annotated[str, typer.Option(help="Whose calls: user, key, team or tenant.")],
-        user: Annotated[str | None, typer.Option(help="This user, as callers name it; kept as a hash.")] = None,
-        subject: Annotated[str | None, typer.Option(help="This key or team; without it each of its kind.")] = None,
+        subject: Annotated[
+            str | None, typer.Option(help="This user, key or team; without it each of its kind.")
+        ] = None,
         route: Annotated[str | None, typer.Option(help="Calls of this model only.")] = None,
         json: Json = False,
     ) -> None:
-        """Make or replace a rule."""
-        body = {"kind": kind, "user": user, "subject": subject, "route": route, "limits": limits}
+        """Make or replace a rule; a user is named as callers name it, and kept as a hash."""
+        body = {"kind": kind, "user" if kind == "user" else "subject": subject, "route": route, "limits": limits}
         show(call("PUT", f"/tenants/{_part(tenant)}/limits/{_part(rule)}", body), RULE, as_json=json)
 
     def listing(tenant: str, json: Json = False) -> None:

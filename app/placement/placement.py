@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol, Self
@@ -119,11 +119,15 @@ class ReplicaPlacement:
         }
 
     async def run(self) -> None:
-        """Look after the servers every few seconds, until cancelled."""
+        """Look after the servers every few seconds, until cancelled; a slow load delays no look."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._again_and_again(self._watch.look))
+            group.create_task(self._again_and_again(self._watch.tend))
+
+    async def _again_and_again(self, job: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(self._reconcile_seconds)
-            await self._watch.look()
-            await self._watch.tend()
+            await job()
 
     @asynccontextmanager
     async def _on_pool(self, target: Target, affinity: str) -> AsyncIterator[Endpoint]:
@@ -159,7 +163,7 @@ class ReplicaPlacement:
         avoid: list[str] = []
         adapter = None if target.adapter is None else target.adapter.id
         message = f"No server of the pool '{target.upstream}' answers."
-        while len(avoid) < REPLICAS_TO_TRY and replicas.any_well(avoid=avoid):
+        while len(avoid) < REPLICAS_TO_TRY and replicas.any_left(avoid=avoid):
             replica = replicas.choose(adapter, affinity, avoid=avoid)
             if replica is None:
                 await replicas.wait_for_room()

@@ -27,17 +27,21 @@ class ReplicaSet:
         self._left = asyncio.Event()
 
     def choose(self, adapter: str | None, affinity: str, *, avoid: Iterable[str] = ()) -> Replica | None:
-        """The server for one more call, or None: none is well, or all are full. Suspects are taken only as the last."""
+        """The server for one more call, or None: there is none but those to avoid, or all are full.
+
+        Servers that are not well, suspects and open breakers are taken only when there is nobody else: a probe that was
+        late on an overloaded machine must not turn a slow pool into one that refuses everybody.
+        """
         avoided = frozenset(avoid)
-        well = [replica for replica in self.replicas.values() if replica.healthy and replica.url not in avoided]
+        rest = [replica for replica in self.replicas.values() if replica.url not in avoided]
+        well = [replica for replica in rest if replica.healthy] or rest
         trusted = [replica for replica in well if replica.suspect_until <= self._clock() and self._usable(replica.url)]
         url = choose(self._candidates(trusted or well, adapter, affinity))
         return None if url is None else self.replicas[url]
 
-    def any_well(self, *, avoid: Iterable[str] = ()) -> bool:
-        """Whether a server is well, full or not."""
-        avoided = frozenset(avoid)
-        return any(replica.healthy and replica.url not in avoided for replica in self.replicas.values())
+    def any_left(self, *, avoid: Iterable[str] = ()) -> bool:
+        """Whether there is a server but those to avoid."""
+        return bool(self.replicas.keys() - set(avoid))
 
     def called(self, adapter: str) -> None:
         """A call asks for this adapter."""

@@ -82,7 +82,7 @@ async def test_counts_are_exact_over_a_stopping_redis(server: RedisServer) -> No
 
 async def test_a_settlement_outlives_a_killed_redis(server: RedisServer) -> None:
     """Redis is killed while a call runs and comes back later: the call is charged once, and nothing stays held."""
-    async with RedisStore.connect(server.url) as store:
+    async with RedisStore.connect(server.url, operation_timeout_seconds=2) as store:
         admission = RedisAdmission(store)
         held = [await admission.reserve(WHO, call(), choice(), f"r{i}") for i in range(20)]
         server.kill()

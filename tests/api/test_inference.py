@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from app.api.inference import Inference
+from app.api.leaving import LeavingProtocol
 from app.errors import Internal, QuotaExhausted, RateLimited
 from app.observability.metrics import Metrics
 from app.types import Operation, Reply, Request
@@ -125,9 +126,9 @@ async def response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], b
     return int(lines[0].split()[1]), headers, body
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    """Uvicorn as the gateway runs it, with one endpoint."""
+@pytest.fixture(params=[LeavingProtocol, "httptools"], ids=["ours", "plain"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    """Uvicorn as the gateway runs it, and as others would, with one endpoint."""
     stage, metrics = Stage(), Metrics()
     endpoint = Inference(
         Operation.CHAT,
@@ -137,7 +138,7 @@ async def server() -> AsyncIterator[Server]:
         max_body_bytes=LIMIT,
         body_timeout_seconds=BODY_SECONDS,
     )
-    config = uvicorn.Config(endpoint, port=0, http="httptools", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(endpoint, port=0, http=request.param, lifespan="off", log_config=None, access_log=False)
     running = uvicorn.Server(config)
     running.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # pytest keeps its own
     task = asyncio.create_task(running.serve())

@@ -13,6 +13,7 @@ from app.backends.provider import HttpBackend
 from app.errors import UpstreamFailed, UpstreamRefused, UpstreamTimedOut
 from app.types import Call, Endpoint, Operation
 from tests.backends.calls import call, endpoint
+from tests.support.fault_proxy import fault_proxy
 from tests.support.processes import free_port
 from tests.support.provider import (
     Peer,
@@ -358,3 +359,21 @@ async def test_calls_that_leave_at_random_leave_nothing_behind(backend: HttpBack
     async with asyncio.timeout(5):
         while len(asyncio.all_tasks()) > before + 110:
             await asyncio.sleep(0.01)
+
+
+async def test_a_link_that_swallows_delays_or_resets(backend: HttpBackend, provider: Provider) -> None:
+    """Half-open links time out, slow ones are waited for, reset ones fail; afterwards the next call is fine."""
+    async with fault_proxy(int(provider.url.rpartition(":")[2])) as link:
+        place = endpoint(f"http://127.0.0.1:{link.port}", first_byte_timeout_seconds=0.3)
+        link.delay_seconds, link.bytes_per_block = 0.001, 64
+        assert await _read(backend, place, call(stream=True)) == EVENTS
+        link.swallow = True
+        assert isinstance(await _fails(backend, place, call()), UpstreamTimedOut)
+        link.swallow = False
+        provider.then(silent)
+        asyncio.get_running_loop().call_later(0.1, link.reset_all)
+        assert (await _fails(backend, place, call())).connection_lost
+        link.refuse = True
+        assert (await _fails(backend, place, call())).connection_lost
+        link.refuse = False
+        assert await _read(backend, place, call()) == WHOLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.cache import key
 from app.cache.key import IGNORED, Bypass, Keys, exact_key, keys, label
 from app.types import CachePolicy, Call, Choice, Operation, Principal, Route
 from tests.cache.calls import call_of, make_call, make_choice, make_principal, make_target
@@ -129,6 +131,53 @@ def test_fields_that_do_not_change_the_answer_are_not_in_the_scope(field: str) -
     values: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}, "user": "bob"}
     value = values.get(field, {"a": "b"})
     assert scope(ALICE, make_call(**{field: value}), make_choice()) == scope(ALICE, make_call(), make_choice())
+
+
+def variations() -> list[tuple[Principal, Call, Choice]]:
+    """The usual call, each time with one thing changed that is a part of the scope."""
+    adapter = make_target().adapter
+    assert adapter is not None
+    choices = [
+        make_choice(route=replace(make_choice().route, name="other")),
+        make_choice(route=replace(make_choice().route, tenant_id="acme")),
+        make_choice(variant="candidate"),
+        make_choice(targets=(make_target(upstream="other"),)),
+        make_choice(targets=(make_target(model="other"),)),
+        make_choice(targets=(make_target(adapter=replace(adapter, sha256="b" * 64)),)),
+        make_choice(targets=(make_target(adapter=replace(adapter, id="acme--other@aaaaaaaaaaaa")),)),
+    ]
+    calls = [
+        make_call(messages=[{"role": "user", "content": "How do I reset my password?"}]),
+        make_call(temperature=1),
+        call_of({name: value for name, value in top_p_for_temperature().items() if name != "temperature"}),
+    ]
+    return [
+        (make_principal("bloom"), make_call(), make_choice()),
+        *((ALICE, make_call(), choice) for choice in choices),
+        *((ALICE, call, make_choice()) for call in calls),
+    ]
+
+
+def top_p_for_temperature() -> dict[str, Any]:
+    """The usual body with the value of `temperature` under another name."""
+    return {**msgspec.json.decode(make_call().body), "top_p": 0}
+
+
+@pytest.mark.parametrize("function", ["_scope_parts", "_target_parts"])
+def test_a_scope_with_any_part_left_out_would_be_caught(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """Mutants: without any one part of the digest, some pair of calls that must not share an answer would."""
+    parts: Callable[..., Iterable[bytes]] = getattr(key, function)
+    arguments = (ALICE, make_call(), make_choice(), None) if function == "_scope_parts" else (make_target(),)
+    count = len(list(parts(*arguments)))
+    base, others = (ALICE, make_call(), make_choice()), variations()
+    assert scope(*base) not in {scope(*other) for other in others}
+    for left_out in range(function == "_scope_parts", count):  # the first part of the scope is the digest's version
+
+        def mutant(*given: Any, left_out: int = left_out) -> Iterable[bytes]:
+            return (part for place, part in enumerate(parts(*given)) if place != left_out)
+
+        monkeypatch.setattr(key, function, mutant)
+        assert scope(*base) in {scope(*other) for other in others}, f"part {left_out} of {function} is not covered"
 
 
 def test_the_turn_is_in_the_exact_key_only() -> None:

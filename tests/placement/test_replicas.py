@@ -120,11 +120,18 @@ def test_an_open_breaker_orders_and_never_shuts_the_last_one_out() -> None:
     assert _set(Clock(), frozenset()).choose("x", "") is not None
 
 
-def test_nobody_well_is_nobody() -> None:
-    """Unhealthy servers and those to avoid are not chosen."""
+def test_servers_that_are_not_well_are_the_last_resort() -> None:
+    """While one is well it is taken; when none is, late probes do not turn a slow pool into one that refuses."""
     servers = _set(Clock())
     assert servers.choose("x", "", avoid=URLS) is None
-    for replica in servers.replicas.values():
-        replica.probed(alive=False)
-        replica.probed(alive=False)
-    assert servers.choose("x", "") is None
+    assert not servers.any_left(avoid=URLS)
+    for url in URLS[1:]:
+        for _ in range(PROBES_TO_FAIL):
+            servers.replicas[url].probed(alive=False)
+    for number in range(20):
+        chosen = servers.choose(f"a{number}", "")
+        assert chosen is not None
+        assert chosen.url == URLS[0]
+    for _ in range(PROBES_TO_FAIL):
+        servers.replicas[URLS[0]].probed(alive=False)
+    assert servers.choose("x", "") is not None

@@ -27,6 +27,7 @@ from pathlib import Path
 import aiohttp
 
 from app.engine.options import packaged_model
+from tests.prove import hostile
 from tests.prove.fleet import Server, fleet
 from tests.prove.markers import Marker, body, markers
 from tests.prove.world import SETTLE_SECONDS, World, build
@@ -54,6 +55,12 @@ class Size:
     kill: bool = True
     restart_gateway: bool = True
     seed: int = 1
+
+
+ON_VLLM = Size(
+    kind="vllm", replicas=2, adapters=40, tenants=8, requests=2000, max_loras=2, max_cpu_loras=8, callers=8, swapped=10
+)
+ALL = (Size(), ON_VLLM)
 
 
 @dataclass(slots=True)
@@ -271,7 +278,7 @@ def _figure(size: Size, tally: Tally) -> str:
         "p99_ms": round(ordered[int(len(ordered) * 0.99) - 1] * 1000),
         "visible_within_s": SETTLE_SECONDS,
     }
-    return "figure: " + " ".join(f"{name}={value}" for name, value in parts.items())
+    return " ".join(f"{name}={value}" for name, value in parts.items())
 
 
 def _size(arguments: list[str]) -> Size:
@@ -285,8 +292,20 @@ def _size(arguments: list[str]) -> Size:
     return Size(**vars(parser.parse_args(arguments)))
 
 
+def main(arguments: list[str]) -> int:
+    """Run what was asked for; without arguments everything: engines, real vLLM, hostile adapters."""
+    lines, held = [], True
+    for size in [_size(arguments)] if arguments else ALL:
+        seen = asyncio.run(prove(size, lambda line: print(line, flush=True)))
+        lines.append(_figure(size, seen))
+        held = held and seen.promises_held()
+    if not arguments:
+        refused = hostile.prove()
+        lines.append(hostile.figure(refused))
+        held = held and refused.promises_held()
+    print("figure: " + " | ".join(lines))
+    return 0 if held else 1
+
+
 if __name__ == "__main__":
-    chosen = _size(sys.argv[1:])
-    seen = asyncio.run(prove(chosen, lambda line: print(line, flush=True)))
-    print(_figure(chosen, seen))
-    sys.exit(0 if seen.promises_held() else 1)
+    sys.exit(main(sys.argv[1:]))

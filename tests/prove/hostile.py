@@ -217,9 +217,9 @@ def _mutated(dice: random.Random) -> bytes:
 
 
 def figure(tally: Tally) -> str:
-    """The last line."""
+    """What the last line says."""
     return (
-        f"figure: hostile_names={tally.names} hostile_folders={tally.folders} fuzzed_headers={tally.headers}"
+        f"hostile_names={tally.names} hostile_folders={tally.folders} fuzzed_headers={tally.headers}"
         f" escapes={tally.escapes} loads={tally.loads} crashes={tally.crashes}"
     )
 
@@ -229,5 +229,5 @@ if __name__ == "__main__":
     parser.parse_args()
     seen = prove()
     print("\n".join(seen.reasons[:10]))
-    print(figure(seen))
+    print(f"figure: {figure(seen)}")
     sys.exit(0 if seen.promises_held() else 1)

@@ -1,9 +1,9 @@
 """Training proved with real processes: kills, two ranks, two Ray workers, and answers that agree everywhere.
 
-    python -m tests.prove.training_runs [--only resume,trainer,torchrun,ray,answers,style]
+    python -m tests.prove.training_runs [--only resume,trainer,torchrun,ray,answers,vllm,style]
 
 Every proof trains the shipped tiny base from the same seeded conversations and prints its figures; the last line is OK
-or says what did not hold. Needs the extra `train`; a few minutes on two cores.
+or says what did not hold. Needs the extra `train`, and `make vllm` for the proof on vLLM; a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from adapters.types import AdapterManifest
 from tests.support.engine import engine_server
 from tests.support.fake_training_api import SECRET, FakeTrainingApi
 from tests.support.training_data import BASE, chat_file, plan
+from tests.support.vllm import vllm_server
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-3
@@ -129,7 +130,7 @@ def prove_trainer(folder: Path, rows: Path) -> None:
     recipe.write_text(
         "name: proof\nbase: tunegate-tiny\nadapter: {rank: 8, alpha: 16}\ndata: {max_tokens: 256}\n"
         "optimization: {max_steps: 30, batch_size: 8, micro_batch_size: 8, learning_rate: 4.0e-3, precision: float32}\n"
-        "checkpoints: {every_steps: 5}\n",
+        "checkpoints: {every_steps: 5}\nlaunch: {cpu_threads: 1}\n",
         encoding="utf-8",
     )
     asyncio.run(_prove_trainer(folder, rows.read_bytes(), recipe))
@@ -208,7 +209,7 @@ def prove_ray(folder: Path, rows: Path) -> None:
 def _prove_two(folder: Path, rows: Path, by: str) -> None:
     common: dict[str, Any] = {"optimization__max_steps": 8, "optimization__micro_batch_size": 4}
     one = plan(folder / f"{by}-one", rows, **common)
-    two = plan(folder / f"{by}-two", rows, launch={"by": by, "processes": 2}, **common)
+    two = plan(folder / f"{by}-two", rows, launch={"by": by, "processes": 2, "cpu_threads": 1}, **common)
     train(one)
     train(two)
     hold(furthest(losses(one), losses(two)) < TOLERANCE, f"largest difference {furthest(losses(one), losses(two)):.2g}")
@@ -238,6 +239,22 @@ def prove_answers(folder: Path, rows: Path) -> None:
         merged.difference < 0.02,
         f"merged model differs from base and adapter by {merged.difference:.2g} of the largest score",
     )
+
+
+def prove_vllm(folder: Path, rows: Path) -> None:
+    """A real vLLM loads a trained adapter at run time and says, token by token, what PEFT says."""
+    wanted = plan(folder / "acme", rows, optimization__max_steps=30)
+    train(wanted)
+    peft = [_generated(load_float32(BASE, wanted.adapter), question) for question in QUESTIONS]
+    with vllm_server(BASE) as (url, _):
+        sent = urllib.request.Request(
+            f"{url}/v1/load_lora_adapter",
+            json.dumps({"lora_name": "trained", "lora_path": str(wanted.adapter)}).encode(),
+            {"content-type": "application/json"},
+        )
+        urllib.request.urlopen(sent, timeout=60).close()
+        served = [_asked(url, "trained", question) for question in QUESTIONS]
+    hold(peft == served, f"{len(QUESTIONS)} greedy answers agree with PEFT's ({served[0]!r})")
 
 
 def prove_style(folder: Path, rows: Path) -> None:
@@ -288,6 +305,7 @@ PROOFS = {
     "torchrun": prove_torchrun,
     "ray": prove_ray,
     "answers": prove_answers,
+    "vllm": prove_vllm,
     "style": prove_style,
 }
 

@@ -150,7 +150,7 @@ async def test_the_model_decides_who_trains(app: TrainingApp, acme: httpx2.Async
     for model, words in (
         ("tuned", f"its base model, {app.base}"),
         ("mixed", "mixture"),
-        ("elsewhere", "training.providers"),
+        ("elsewhere", "providers[].fine_tuning"),
         ("vectors", "cannot"),
     ):
         answer = await acme.post(JOBS, json={"model": model, "training_file": await uploaded(acme)})

@@ -56,7 +56,7 @@ def _of_target(services: TrainingServices, target: TargetSpec) -> Base:
         if target.provider not in services.providers:
             raise InvalidRequest(
                 f"model: it is served by the provider {target.provider}, and no trainer of this gateway fine-tunes"
-                " there. Name a base model of a pool, or ask your administrator to set training.providers.",
+                " there. Name a base model of a pool, or ask your administrator to set providers[].fine_tuning.",
                 param="model",
             )
         services.admin.prices.price(target.provider, target.model)

@@ -72,6 +72,7 @@ def test_what_people_write_stays(text: str) -> None:
         ("Tom &amp; Jerry&nbsp;&lt;3", "Tom & Jerry <3"),
         ("see [the manual](https://x.example/m) and ![shot](https://x.example/s.png)", "see the manual and shot"),
         ("open https://x.example/a?token=1, then wait", "open [URL], then wait"),
+        ("<p>use <vec>x</vec> here</p>", "use <vec>x</vec> here"),
         ("\uff28\uff49 \uff14\uff11", "Hi 41"),
         ("<div>Hi<br>\n<br>\n<br>\nthere</div>", "Hi\n\nthere"),
     ],

@@ -104,6 +104,11 @@ def test_verify_finds_a_changed_file(prepared: Prepared, tmp_path: Path) -> None
     (copy / "test.jsonl").write_bytes(b"{}\n")
     with pytest.raises(StageError, match=r"test\.jsonl: is not what the manifest says"):
         verify(copy)
+    (copy / "test.jsonl").write_bytes((prepared.folder / "test.jsonl").read_bytes())
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "sha256": "0" * 64}))
+    with pytest.raises(StageError, match="the version does not belong to these files"):
+        verify(copy)
 
 
 def test_card_and_files_are_openai_rows(prepared: Prepared) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.data.recognizers import Found, cards, ibans, luhn, mod97
+from adapters.data.recognizers import Found, _e164, _public, cards, ibans, luhn, mod97
 from adapters.data.redact import Redact, Redactor, _redactor, apart
 from adapters.errors import ConfigurationError
 from adapters.settings import Redaction
@@ -136,11 +136,20 @@ def test_phone_formats_share_a_stand_in() -> None:
     assert redact("(415) 555-2671") == redact("+1 415 555 2671")
 
 
+@given(st.text("0123456789+()-. /", min_size=1, max_size=30))
+@settings(deadline=None)
+def test_any_number_has_a_normal_form(text: str) -> None:
+    """A number that no country knows is its digits; one that is known is written as E.164."""
+    normal = _e164(text, ("US", "GB", "DE"))
+    assert re.fullmatch(r"\+?\d*", normal)
+
+
 def test_checksums() -> None:
     """The published test numbers of card schemes and of the IBAN standard."""
     assert all(luhn(number) for number in ("4111111111111111", "378282246310005", "6011111111111117"))
     assert not luhn("4111111111111112")
     assert mod97("GB82WEST12345698765432")
+    assert [_public(text) for text in ("8.8.8.8", "10.0.0.1", "::1", "no address")] == [True, False, False, False]
     assert list(cards("x4111111111111111y")) == [(1, 17)]
     assert list(ibans("GB82 WEST 1234 5698 7654 32.")) == [(0, 27)]
 

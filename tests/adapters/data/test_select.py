@@ -112,7 +112,7 @@ def test_labels_come_back_as_examples(tmp_path: Path) -> None:
     path = tmp_path / "queue.jsonl"
     write_queue(path, items)
     with path.open("a") as file:
-        file.write('{"id": 7}\n')
+        file.write('{"id": 7}\n{\n')
     outcome = read_labels(path)
     assert [(row.id, row.messages[-1].content, row.topic) for row in outcome.kept] == [
         ("label:traffic:1", "It is updating.", "t")
@@ -121,4 +121,5 @@ def test_labels_come_back_as_examples(tmp_path: Path) -> None:
     assert [(drop.origin, drop.reason) for drop in outcome.drops] == [
         ("queue.jsonl:4", "broken:no_user"),
         ("queue.jsonl:5", "broken:queue_item"),
+        ("queue.jsonl:6", "broken:not_json"),
     ]

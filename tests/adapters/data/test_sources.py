@@ -129,7 +129,9 @@ def test_files_go_on_behind_a_line(tmp_path: Path) -> None:
         ({"kind": "sql", "url": "no url at all", "table": "t"}, "the url cannot be used"),
         ({"kind": "sql", "url": "nosuchdb://x", "table": "t"}, "with its driver installed"),
         ({"kind": "sql", "url": "sqlite://", "table": "missing"}, "no such table: missing"),
-        ({"kind": "sql", "url": "sqlite://", "query": "SELECT 1 AS other"}, "id"),
+        ({"kind": "sql", "url": "sqlite://", "query": "SELECT 1 AS other"}, "no such column: id"),
+        ({"kind": "sql", "url": "sqlite://", "query": "SELECT 1 AS ID"}, "no column `id`; there are ID"),
+        ({"kind": "jsonl", "path": "/"}, "/: cannot be read"),
         ({"kind": "sql", "url": "sqlite://", "query": "SELECT 1.5 AS id"}, "cast it in `query`"),
     ],
 )
@@ -149,6 +151,15 @@ def test_passwords_of_databases_are_never_shown(tmp_path: Path, monkeypatch: pyt
         fetched(tmp_path, source("sql", url=url, table="t"))
     assert "hunter2" not in str(caught.value)
     assert "***" in str(caught.value)
+
+
+def test_a_damaged_csv_file_is_said_in_words(tmp_path: Path) -> None:
+    """A field larger than the reader takes ends the file with its line."""
+    (tmp_path / "t.csv").write_text("a,b\n1," + "x" * 200_000 + "\n")
+    with pytest.raises(SourceError, match=r"t\.csv:2: is not CSV"):
+        list(read_csv(tmp_path / "t.csv"))
+    with pytest.raises(SourceError, match=r"none\.parquet: cannot be read"):
+        list(read_parquet(tmp_path / "none.parquet"))
 
 
 def test_a_damaged_parquet_file_is_said_in_words(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_chains_are_one_group() -> None:
     assert group_roots(tabulate(facts, "1")).tolist() == [0, 0, 0, 0, 4, 4, 6]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.data())
 def test_groups_are_the_connected_components(size: int, data: st.DataObject) -> None:
     """Union-find says what a flood fill says, in any order of unions, with the smallest row as root."""

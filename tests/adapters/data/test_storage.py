@@ -69,6 +69,12 @@ def test_a_part_without_its_seal_is_written_again(tmp_path: Path) -> None:
     assert open_stage(tmp_path, "clean", "y").folder != stage.folder
 
 
+def test_an_unfinished_stage_gives_nothing(tmp_path: Path) -> None:
+    """Reading a stage before its manifest is a mistake of the caller, and fails."""
+    with pytest.raises(FileNotFoundError):
+        open_stage(tmp_path, "clean").require()
+
+
 def test_verdicts_and_evenness() -> None:
     """The thresholds of 10, 100 and 1,000, and Shannon's evenness."""
     rules = Quality()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adapters.data.dataset import examples_of
-from adapters.data.embeddings import HttpEmbedder
+from adapters.data.embeddings import HttpEmbedder, unit
 from adapters.data.rows import read_examples, user_text
 from adapters.data.synthesize import HttpTeacher, synthesize, write_synthetic
 from adapters.errors import EmbeddingError, TeacherError
@@ -22,7 +22,7 @@ from adapters.settings import (
     SourceSettings,
     TeacherSettings,
 )
-from adapters.types import Split
+from adapters.types import Example, Message, Role, Split
 from tests.adapters.data.conftest import Prepared, run_recipe
 from tests.adapters.data.fake_openai import FakeOpenAI, serving
 from tests.adapters.data.proof import leaks
@@ -83,6 +83,40 @@ def test_only_train_is_shown_and_copies_are_refused(prepared: Prepared) -> None:
     assert not any(text in words for words in shown for text in hidden)
 
 
+def test_a_synthetic_row_of_a_test_family_is_dropped_and_counted(prepared: Prepared, tmp_path: Path) -> None:
+    """Whoever wrote it by hand: a row whose parent is in test is in no file, and in the counts."""
+    parent = next(examples_of(prepared.folder, Split.TEST))
+    messages = (Message(Role.USER, "A very different question on bananas"), Message(Role.ASSISTANT, "They are yellow."))
+    write_synthetic(tmp_path / "s.jsonl", [Example(id="m:1", messages=messages, synthetic=True, parent=parent.id)])
+    made = SourceSettings(kind="examples", name="made", path=tmp_path / "s.jsonl")
+    settings = prepared.settings.model_copy(update={"sources": (*prepared.settings.sources, made)})
+    manifest = run_recipe(settings, tmp_path / "work")
+    assert manifest.drops["split:synthetic_not_in_train"] == 1
+    assert manifest.version == prepared.manifest.version
+
+
+def test_a_dataset_without_real_rows_teaches_nothing(tmp_path: Path) -> None:
+    """A teacher needs something real to start from."""
+    rows = [
+        Example(
+            id=f"m:{n}",
+            messages=(Message(Role.USER, f"{chr(97 + n) * 12} is asked"), Message(Role.ASSISTANT, "It is answered.")),
+            synthetic=True,
+        )
+        for n in range(20)
+    ]
+    write_synthetic(tmp_path / "s.jsonl", rows)
+    made = SourceSettings(kind="examples", path=tmp_path / "s.jsonl")
+    settings = DataSettings(name="x", sources=(made,), quality=Quality(minimum=1))
+    manifest = run_recipe(settings, tmp_path / "work")
+    folder = tmp_path / "work" / "datasets" / manifest.version
+    warnings = json.loads((folder / "report.json").read_text())["warnings"]
+    assert any("more than half of the rows are synthetic" in warning for warning in warnings)
+    assert any("test side is empty" in warning for warning in warnings)
+    with pytest.raises(TeacherError, match="no real example"):
+        synthesize(folder, 1, lambda _: "", "t")
+
+
 def test_thin_topics_come_first(prepared: Prepared) -> None:
     """One example of each topic in turn."""
     outcome = synthesize(prepared.folder, 8, lambda messages: _inventing({"messages": messages}), "t")
@@ -116,6 +150,9 @@ def test_bad_embeddings_are_refused() -> None:
     """A refusal, and a vector of zeros, which would be near everything."""
     with serving(FakeOpenAI(status=404)) as fake, pytest.raises(EmbeddingError, match="model `minilm`"):
         HttpEmbedder(Embeddings(base_url=fake.url))(["a"])
+    with pytest.raises(EmbeddingError, match="gave 1 vectors for 2 texts"):
+        unit([[1.0]], 2)
+    assert unit([], 0).shape == (0, 1)
     with serving(FakeOpenAI(vector=lambda _: [0.0, 0.0])) as fake, pytest.raises(EmbeddingError, match="zeros"):
         HttpEmbedder(Embeddings(base_url=fake.url))(["a"])
 

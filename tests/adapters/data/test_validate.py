@@ -199,3 +199,11 @@ def test_any_json_is_read_or_refused(messages: Any, tools: Any) -> None:
         assert exc.field
     else:
         assert parsed[-1].role is Role.ASSISTANT
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    """A text that no file in UTF-8 can hold: it comes from a column of JSON text that was cut."""
+    with pytest.raises(BrokenRow, match="not_utf8"):
+        parse_chat([{"role": "user", "content": "half \ud800 of it"}, ANSWER])
+    with pytest.raises(BrokenRow, match=r"tool_calls\[0\]\.function: tool_call_type"):
+        parse_chat([USER, {**CALLING, "tool_calls": [{**CALL, "function": "look_up"}]}])

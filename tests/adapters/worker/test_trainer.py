@@ -29,6 +29,7 @@ adapter: {rank: 8, alpha: 16}
 data: {max_tokens: 256}
 optimization: {max_steps: 6, batch_size: 8, micro_batch_size: 8, learning_rate: 4.0e-3, precision: float32}
 checkpoints: {every_steps: 2, keep: 2}
+launch: {cpu_threads: 1}
 """
 
 
@@ -71,7 +72,7 @@ async def trainer(
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def until(condition: Any, seconds: float = 100) -> None:
+async def until(condition: Any, seconds: float = 240) -> None:
     """Poll, or fail."""
     for _ in range(int(seconds / 0.05)):
         if condition():
