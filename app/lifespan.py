@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,6 +68,7 @@ from app.storage.embedded_redis import embedded_redis
 from app.storage.events import append_events
 from app.storage.janitor import Janitor
 from app.storage.kept_secret import kept_secret
+from app.storage.ledger import BudgetEvent
 from app.storage.objects import LocalObjects
 from app.storage.policy import PolicyReader
 from app.storage.redis import RedisDown, RedisStore
@@ -143,6 +144,14 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             placement, backend, EmbeddedBackend(embedder, _counter(embedder)), health, RetryBudget(time.monotonic)
         )
         hash_user = _user_hasher(settings, folder)
+        flusher = Flusher(
+            store,
+            partial(append_ledger, engine),
+            policy.tenant_ids,
+            write_events=partial(_write_events, engine, metrics),
+            write_errors=(SQLAlchemyError, OSError),
+            on_lost=metrics.lost,
+        )
         admission = RedisAdmission(
             store,
             _admission(settings),
@@ -150,6 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             hash_user=hash_user,
             local=_local(settings),
             on_outage=metrics.decided_without_redis,
+            on_settled=flusher.settled,
         )
         cache = AnswerCache(
             store,
@@ -157,15 +167,6 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             _cache(settings),
             on_refusal=metrics.guarded,
             on_compared=metrics.compared,
-        )
-        flusher = Flusher(
-            store,
-            partial(append_ledger, engine),
-            policy.tenant_ids,
-            write_events=partial(append_events, engine),
-            write_errors=(SQLAlchemyError, OSError),
-            on_lost=metrics.lost,
-            on_event=metrics.budget_event,
         )
         metrics.watch(
             policy_age_seconds=lambda: policy.age_seconds,
@@ -193,6 +194,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             _admin(settings, folder, engine, announcements, flusher, Forgetter(store, policy.tenant_ids)),
             hash_user=hash_user,
             seal=sealer.seal,
+            pools=placement.status,
         )
         idempotency = Idempotency(store, authenticator.principal, partial(answer, stages))
         stack.push_async_callback(_flush_last, flusher)
@@ -445,6 +447,14 @@ def _s3(settings: Settings) -> S3 | None:
 def _signers(settings: Settings) -> Signers:
     keys = {name: bytes.fromhex(signer.public_key) for name, signer in settings.adapters.signers.items()}
     return Signers(keys, settings.adapters.require_signature)
+
+
+async def _write_events(
+    engine: AsyncEngine, metrics: Metrics, tenant: str, events: Sequence[tuple[str, BudgetEvent]]
+) -> None:
+    """Of several gateways that read an event one writes it down, and counts it."""
+    for event in await append_events(engine, tenant, events):
+        metrics.budget_event(event.event, event.limit)
 
 
 async def _sweep(admission: RedisAdmission, policy: PolicyReader, metrics: Metrics) -> None:

@@ -459,3 +459,28 @@ class Pool:
     def can_serve(self, version: AdapterVersion) -> bool:
         """Whether an adapter of this rank fits into the pool's slots; unknown slots are believed to fit."""
         return self.max_lora_rank is None or version.rank <= self.max_lora_rank
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A server as one gateway process sees it; `gpu` and `host` are least recently used first."""
+
+    url: str
+    healthy: bool
+    in_flight: int
+    adapters_in_flight: int
+    restarts: int
+    has_plugin: bool
+    registered: list[str]
+    gpu: list[str]
+    host: list[str]
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool as one gateway process sees it."""
+
+    name: str
+    base_model: str
+    replicas: list[ReplicaStatus]

@@ -26,7 +26,12 @@ def read_jsonl(path: Path, after: int = 0) -> Iterator[Record]:
 
 
 def read_csv(path: Path, after: int = 0) -> Iterator[Record]:
-    """Give one record per row of a CSV file with a header, in UTF-8."""
+    """Give one record per row of a CSV file with a header, in UTF-8.
+
+    The library's limit of a field's length holds for the whole process: it is raised to that of our lines, so that one
+    long mail is a row that is too long, and not the end of the file.
+    """
+    csv.field_size_limit(LINE_BYTES_MAX)
     with _open(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
         try:
@@ -34,7 +39,7 @@ def read_csv(path: Path, after: int = 0) -> Iterator[Record]:
                 if number > after:
                     yield _csv_record(path, reader.line_num, number, row)
         except csv.Error as exc:
-            raise SourceError(f"{path}:{reader.line_num}: is not CSV ({exc}); export it again") from exc
+            raise SourceError(f"{path}:{reader.line_num + 1}: is not CSV ({exc}); export it again") from exc
 
 
 def read_parquet(path: Path, after: int = 0) -> Iterator[Record]:

@@ -33,9 +33,13 @@ class TrainingApi:
         self._sleep = sleep
         self._tries = tries
 
-    async def claim(self, trainer: str, bases: Sequence[str], wait_seconds: int) -> Claim | None:
+    async def claim(
+        self, trainer: str, bases: Sequence[str], wait_seconds: int, providers: Sequence[str] = ()
+    ) -> Claim | None:
         """Lease a job, or None when there is none; asked once, since the caller asks again anyway."""
-        body = {"trainer": trainer, "bases": list(bases), "wait_seconds": wait_seconds}
+        body: dict[str, Any] = {"trainer": trainer, "bases": list(bases), "wait_seconds": wait_seconds}
+        if providers:
+            body["providers"] = list(providers)
         answer = await self._once("POST", "/claim", content=_json(body), timeout=wait_seconds + 15)
         return None if answer.status_code == 204 else msgspec.json.decode(answer.content, type=Claim)
 
@@ -90,6 +94,12 @@ class TrainingApi:
             "trained_tokens": int(manifest.metrics.get("trained_tokens", 0)),
             "metrics": figures,
         }
+        answer = await self._ask("POST", f"/jobs/{job}/complete", token, content=_json(body))
+        return msgspec.json.decode(answer.content, type=Completion)
+
+    async def complete_at_provider(self, job: str, token: int, model: str, trained_tokens: int) -> Completion:
+        """Name the model that a provider has made, and end the job."""
+        body = {"provider_model": model, "trained_tokens": trained_tokens}
         answer = await self._ask("POST", f"/jobs/{job}/complete", token, content=_json(body))
         return msgspec.json.decode(answer.content, type=Completion)
 

@@ -36,6 +36,8 @@ class JobSpec(msgspec.Struct, frozen=True):
     created_at: int
     hyperparameters: dict[str, Any] = {}
     recipe: str | None = None
+    provider: str | None = None
+    suffix: str | None = None
 
 
 class Lease(msgspec.Struct, frozen=True):

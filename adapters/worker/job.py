@@ -35,6 +35,7 @@ from adapters.training.servable import check_adapter
 from adapters.types import AdapterManifest
 from adapters.worker.lease import HeldLease
 from adapters.worker.prepare import Prepared, prepare
+from adapters.worker.provider import at_provider
 from adapters.worker.recipes import recipe_for
 from adapters.worker.settings import BaseSettings, TrainerSettings
 
@@ -65,6 +66,8 @@ class Job:
 
     async def run(self) -> Completion:
         """Do all stages; TrainingError is for the tenant, a GatewayError for us."""
+        if self.claim.job.provider is not None:
+            return await at_provider(self, self.claim.job.provider)
         base = self._base()
         recipe = recipe_for(self.claim.job, base)
         self.lease.at("prepare")
@@ -86,8 +89,8 @@ class Job:
 
     async def _prepare(self, recipe: Recipe) -> Prepared:
         files = self.claim.files
-        training_file = await self._fetched(files.training)
-        validation = await self._fetched(files.validation) if files.validation else None
+        training_file = await self.fetched(files.training)
+        validation = await self.fetched(files.validation) if files.validation else None
         prepared = await asyncio.to_thread(
             prepare,
             training_file,
@@ -101,7 +104,8 @@ class Job:
             await self._say(f"{prepared.repeated} examples repeat an earlier one", level="warn")
         return prepared
 
-    async def _fetched(self, file: FileRef) -> Path:
+    async def fetched(self, file: FileRef) -> Path:
+        """A file of the job on this machine's disk."""
         target = self.folder / "files" / f"{file.sha256[:12]}-{re.sub(r'[^A-Za-z0-9._-]', '_', file.filename)[-80:]}"
         if not await asyncio.to_thread(_is_there, target, file.sha256):
             await self.api.download(self.id, self.lease.token, file, target)

@@ -41,6 +41,7 @@ class HeldLease:
     total_steps: int | None = None
     seconds_left: float | None = None
     process: TrainingProcess | None = None
+    over: bool = False  # the job has ended: what runs elsewhere for it is to be stopped too
 
     @property
     def token(self) -> int:
@@ -74,6 +75,7 @@ async def keep(
         except LeaseLost:
             return Verdict.LOST
         except JobOver:
+            held.over = True
             return Verdict.OVER
         except GatewayAway:
             if clock() - heard > held.lease.expires_in_seconds:
@@ -81,4 +83,5 @@ async def keep(
             continue
         heard, held.lease = clock(), answer.lease
         if answer.command in (Verdict.CANCEL, Verdict.PAUSE):
+            held.over = answer.command == Verdict.CANCEL
             return Verdict(answer.command)

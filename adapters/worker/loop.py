@@ -56,9 +56,7 @@ class Worker:
         """Work until told to stop; TrainerRefused ends it, a gateway that is away does not."""
         while not stop.is_set():
             try:
-                claim = await until(
-                    stop, self._api.claim(self._settings.name, tuple(self._settings.bases), self._settings.poll_seconds)
-                )
+                claim = await until(stop, self._claim())
             except GatewayAway as exc:
                 _log.warning("gateway_away", reason=str(exc))
                 await until(stop, self._sleep(_AWAY_SECONDS))
@@ -67,6 +65,10 @@ class Worker:
                 await self.work(claim, stop)
             elif not stop.is_set():
                 await until(stop, self._sleep(1.0))
+
+    async def _claim(self) -> Claim | None:
+        own = self._settings
+        return await self._api.claim(own.name, tuple(own.bases), own.poll_seconds, tuple(own.providers))
 
     async def work(self, claim: Claim, stop: asyncio.Event) -> Ending:
         """Do one job to whatever end it comes."""

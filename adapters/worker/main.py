@@ -16,9 +16,11 @@ _TIMEOUT_SECONDS = 30.0
 
 
 async def run(settings: TrainerSettings) -> None:
-    """Work until SIGTERM or SIGINT; a base that is not there is said before the first job is claimed."""
+    """Work until SIGTERM or SIGINT; a base or a key that is not there is said before the first claim."""
     for base in settings.bases.values():
         read_base(base.path)
+    for provider in settings.providers.values():
+        provider.key()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -24,6 +24,21 @@ class BaseSettings(_Section):
     recipes: dict[str, str] = Field(default={}, description="Further recipes a job may ask for, by name.")
 
 
+class ProviderSettings(_Section):
+    """A provider whose fine-tuning jobs this trainer runs."""
+
+    base_url: Url = Field(description="Base URL of its OpenAI-compatible API, with its /v1.")
+    key_env: str = Field(default="OPENAI_API_KEY", description="Environment variable with its API key.")
+    poll_seconds: float = Field(default=10.0, gt=0, description="How often a job there is looked at, in s.")
+
+    def key(self) -> str:
+        """The API key, or an error that says where to put it."""
+        found = secret(self.key_env)
+        if found is None:
+            raise ConfigurationError(f"key_env: {self.key_env} is not set: export the provider's API key")
+        return found
+
+
 class TrainerSettings(_Section):
     """A trainer."""
 
@@ -32,6 +47,7 @@ class TrainerSettings(_Section):
     name: str = Field(default_factory=socket.gethostname, min_length=1, description="Name in logs; unique per trainer.")
     work: Path = Field(description="Folder for files, checkpoints and adapters under way; survives a restart.")
     bases: dict[str, BaseSettings] = Field(min_length=1, description="Base models by their served name.")
+    providers: dict[str, ProviderSettings] = Field(default={}, description="Providers by the gateway's names of them.")
     poll_seconds: int = Field(default=20, ge=0, le=30, description="How long one question for a job may wait, in s.")
     progress_seconds: float = Field(default=1.0, gt=0, description="How often the training's progress is read, in s.")
     stop_seconds: float = Field(default=60.0, gt=0, description="How long a training may take to save and stop, in s.")

@@ -14,7 +14,7 @@ import msgspec
 from app.types import Account, AccountKind, BreakerPolicy, LimitRule, Principal
 
 REMEMBERED = 4096
-USER_TTL_SECONDS = 40 * 86_400  # users come and go by the million; a month's budget outlives its month
+IDLE_TTL_SECONDS = 40 * 86_400  # users and bearers of tokens come by the million; a month's budget outlives its month
 _NAMES = {
     "requests_per_minute": "rpm",
     "requests_burst": "rburst",
@@ -108,6 +108,6 @@ def _limits(account: Account) -> dict[str, str | int]:
     made |= {short: value for name, short in _NAMES.items() if (value := getattr(limits, name)) is not None}
     if limits.breaker not in (None, BreakerPolicy.BLOCK):
         made["policy"] = str(limits.breaker)
-    if account.kind is AccountKind.USER and limits.budget_total_microusd is None:
-        made["ttl"] = USER_TTL_SECONDS
+    if account.kind in (AccountKind.USER, AccountKind.KEY) and limits.budget_total_microusd is None:
+        made["ttl"] = IDLE_TTL_SECONDS
     return made

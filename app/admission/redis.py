@@ -29,13 +29,14 @@ from app.admission.pricing import dearest_microusd
 from app.admission.refusal import refusal
 from app.errors import GatewayError, Unavailable
 from app.storage.ledger import encode, stream_key
-from app.storage.redis import RedisDown, RedisStore, Script
+from app.storage.redis import RedisDown, RedisStore, RedisUnreached, Script
 from app.types import Account, AccountKind, Call, Choice, LedgerEntry, Limits, Outcome, Principal, RateLimitState, Usage
 
 EXPIRE_BATCH = 200
 AGAIN_SECONDS = 0.05  # between two attempts on a connection that comes and goes
 REFUSED_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
+MAX_PENDING = 10_000  # charges that wait for Redis in memory; no more is admitted without it
 UNKNOWN, WAS_LOST = 3, 2
 TAKEN_BACK, REFUSED = 2, 0
 Arguments = list[str | bytes | int | float]
@@ -106,6 +107,7 @@ class RedisAdmission:
         hash_user: Callable[[str, str], str] = lambda _tenant, user: user,
         local: LocalShare | None = None,
         on_outage: Callable[[str], None] = lambda _decision: None,
+        on_settled: Callable[[str], None] = lambda _tenant: None,
     ) -> None:
         self._reserve, self._extend, self._settle, self._charge, self._release, self._expire = _scripts(
             "reserve", "extend", "settle", "charge", "release", "expire"
@@ -116,6 +118,7 @@ class RedisAdmission:
         self._hash_user = hash_user
         self._local = local
         self._on_outage = on_outage
+        self._on_settled = on_settled
         self._accounts = Accounts()
         self._estimator = OutputEstimator()
         self._pending: set[asyncio.Task[None]] = set()
@@ -148,19 +151,20 @@ class RedisAdmission:
         )
 
     def _without_redis(self, ask: _Ask, choice: Choice, exc: Exception) -> HeldReservation:
-        """Admit by our own share, or refuse; whether the script ran is unknown, so then it is taken back.
+        """Admit by our own share, or refuse; if the script may have run, it is then taken back.
 
         A call that is admitted here is settled like any other: against the reservation if the script did run, else as
         one that Redis has never heard of.
         """
         tenant, accounts = ask.lost.tenant_id, ask.accounts.accounts
         try:
-            if self._local is None:
+            if self._local is None or len(self._pending) >= MAX_PENDING:
                 raise Unavailable("Limits cannot be checked right now; try again shortly.") from exc
             state = self._local.admit(tenant, accounts, ask.tokens, ask.lost.cost_microusd)
         except GatewayError:
             self._on_outage("refused")
-            self._in_background(self._take_back(ask))
+            if not isinstance(exc, RedisUnreached):
+                self._in_background(self._take_back(ask))
             raise
         self._on_outage("admitted")
         return HeldReservation(
@@ -269,6 +273,7 @@ class RedisAdmission:
         if done == UNKNOWN:
             keys = [reservation, stream_key(tenant), *held.accounts.keys]
             await self._store.run(self._charge, keys, [tokens, cost, payload, held.accounts.limits])
+        self._on_settled(tenant)
 
     async def _take_back(self, ask: _Ask) -> None:
         request_id, keys = ask.lost.request_id, ask.keys[:3]

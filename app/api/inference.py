@@ -60,9 +60,7 @@ class Inference:
         opening = Opening(send, request.id, started, client.close)
         self._metrics.arrived()
         try:
-            if scope["method"] != "POST":
-                allow = ((b"allow", b"POST"),)
-                raise MethodNotAllowed("This path takes POST only.", headers=allow)
+            _check_method(scope["method"])
             async with self._answer(request) as reply:
                 await opening.reply(reply)
         except GatewayError as exc:
@@ -80,6 +78,11 @@ class Inference:
         finally:
             client.close()
             self._metrics.answered(self._operation.value, opening.status)
+
+
+def _check_method(method: str) -> None:
+    if method != "POST":
+        raise MethodNotAllowed("This path takes POST only.", headers=((b"allow", b"POST"),))
 
 
 class Client:

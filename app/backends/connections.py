@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-import aiohappyeyeballs
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from app.backends.connection import Connection
 
@@ -59,7 +59,7 @@ class Connections:
         self._free: dict[Connection, float] = {}  # since when; the newest last
         self._sweeper: asyncio.TimerHandle | None = None
         self._names = asyncio.Lock()
-        self._found: list[tuple[int, int, int, str, tuple[str, int]]] = []
+        self._found: Sequence[AddrInfoType] = []
         self._found_until = 0.0
         self._closing = False
         self._none_left = asyncio.Event()
@@ -111,7 +111,7 @@ class Connections:
             self._none_left.set()
 
     async def _connect(self) -> Connection:
-        sock = await aiohappyeyeballs.start_connection(
+        sock = await start_connection(
             await self._lookup(), happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS, interleave=1, loop=self._loop
         )
         try:
@@ -128,7 +128,7 @@ class Connections:
     def _protocol(self) -> Connection:
         return Connection(self)
 
-    async def _lookup(self) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+    async def _lookup(self) -> Sequence[AddrInfoType]:
         """The name's addresses; many calls that start together ask once."""
         async with self._names:
             if self._loop.time() >= self._found_until:

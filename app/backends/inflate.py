@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from app.backends.connection import Broken, TooLarge
+from app.backends.answer import Broken, TooLarge
 
 MAX_BLOCK_BYTES = 32 * 1024 * 1024  # from one block of input, which is a few hundred kilobytes
 _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}

@@ -175,17 +175,19 @@ def _text(data: bytes) -> str:
         choices = _TEXTS.decode(data).choices
     except UNREADABLE:
         return ""
-    return "".join(_of(choice) for choice in choices)
+    return _of(choices[0]) if len(choices) == 1 else "".join(map(_of, choices))
 
 
 def _of(choice: _TextChoice) -> str:
     delta = choice.delta
     if delta is None:
         return choice.text or ""
-    calls = [call.function for call in delta.tool_calls or () if call.function is not None]
-    parts = [delta.content, delta.refusal, delta.reasoning or delta.reasoning_content]
-    parts += [part for call in calls for part in (call.name, call.arguments)]
-    return "".join(part for part in parts if part)
+    said = (delta.content or "") + (delta.refusal or "") + (delta.reasoning or delta.reasoning_content or "")
+    return said if delta.tool_calls is None else said + "".join(map(_called, delta.tool_calls))
+
+
+def _called(call: _ToolCall) -> str:
+    return "" if call.function is None else (call.function.name or "") + (call.function.arguments or "")
 
 
 def approximate_tokens(text: str) -> int:

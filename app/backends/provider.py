@@ -18,8 +18,9 @@ from typing import Self
 
 import structlog
 
+from app.backends.answer import Answer, Bounds, Broken, TooLarge
 from app.backends.body import outgoing
-from app.backends.connection import Bounds, Broken, Connection, TooLarge
+from app.backends.connection import Connection
 from app.backends.connections import Address, Connections, Unreached
 from app.backends.inflate import Inflate
 from app.backends.refusal import as_error
@@ -121,8 +122,7 @@ class HttpUpstream:
     async def __aenter__(self) -> Self:
         body = outgoing(self.endpoint, self._call)
         try:
-            connection = await self._asked(body)
-            self._read_head(connection)
+            self._read_head(await self._asked(body))
         except _FAILURES as exc:
             self._leave()
             raise self._failed(exc) from exc
@@ -153,8 +153,8 @@ class HttpUpstream:
         self._last = block
         return block
 
-    async def _asked(self, body: bytes) -> Connection:
-        """A connection on which the call was sent, and its head (for a call without stream: all of it) received."""
+    async def _asked(self, body: bytes) -> Answer:
+        """Send the call; its answer's head is here then (of a call without stream: all of it)."""
         endpoint, call = self.endpoint, self._call
         started = asyncio.get_running_loop().time()
         waits = min(endpoint.connect_timeout_seconds, endpoint.first_byte_timeout_seconds)
@@ -169,39 +169,33 @@ class HttpUpstream:
             total_seconds=endpoint.total_timeout_seconds,
         )
         try:
-            await connection.ask(head, body, bounds, started)
+            return await connection.ask(head, body, bounds, started)
         except TooLarge:
-            if connection.status in (0, 200):
-                raise  # a refusal that is too large is one without a text
-        self.status = connection.status
-        return connection
+            if connection.answer.status in (0, 200):
+                raise
+            return connection.answer  # a refusal that is too large is one without a text
 
-    def _read_head(self, connection: Connection) -> None:
-        headers = connection.headers
+    def _read_head(self, answer: Answer) -> None:
+        self.status, headers = answer.status, answer.headers
         self.content_type = headers.get(b"content-type", b"")
         encoding = headers.get(b"content-encoding", b"identity")
         if encoding.lower() != b"identity":
             self._inflate = Inflate(encoding, self._limit if self.status == 200 else MAX_REFUSAL_BYTES)
         if self.status != 200:
             retry_after = headers.get(b"retry-after", b"").decode("latin-1")
-            raise as_error(self.endpoint, self.status, self._refusal(connection), retry_after)
+            raise as_error(self.endpoint, self.status, self._refusal(answer), retry_after)
         if self._call.stream and not self.content_type.lower().startswith(b"text/event-stream"):
             raise UpstreamFailed("The upstream did not answer with an event stream.")
 
-    def _refusal(self, connection: Connection) -> bytes:
-        payload = connection.take() or b""
+    def _refusal(self, answer: Answer) -> bytes:
+        payload = answer.take() or b""
         try:
             return payload if self._inflate is None else self._inflate.block(payload)
         except Broken:
             return b""
 
     async def _next(self) -> bytes:
-        connection = self._connection
-        if connection is None:
-            return b""
-        while (block := connection.take()) is None:
-            await connection.more()
-        return block
+        return b"" if self._connection is None else await self._connection.take()
 
     async def _inflated(self, inflate: Inflate) -> bytes:
         while block := await self._next():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from app.cache.features import MAX_CHARACTERS as READ_CHARACTERS
 from app.cache.features import features
 
 AGREEMENT = 0.6  # cosine of two answers; unrelated ones of one assistant are rarely above 0.5
@@ -27,7 +28,7 @@ def agree(one: str, other: str, similarity: float) -> bool:
     """Whether two answers whose vectors are that similar may stand for each other."""
     if same_words(one, other):
         return True
-    a, b = features(one[:MAX_CHARACTERS]), features(other[:MAX_CHARACTERS])
+    a, b = features(one[:READ_CHARACTERS]), features(other[:READ_CHARACTERS])
     if a.numbers and b.numbers and not set(a.numbers) & set(b.numbers):
         return False
     if _opening(a.words) * _opening(b.words) < 0:

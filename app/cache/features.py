@@ -92,7 +92,9 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
 
 
 def features(text: str) -> Features:
-    """The features of one text."""
+    """The features of one text; of one that is too long, that it cannot be read, at no cost."""
+    if len(text) > MAX_CHARACTERS:
+        return UNREADABLE
     exact = tuple(match.group(match.lastgroup or 0).strip() for match in _EXACT.finditer(text))
     bare = _EXACT.sub(" ", text).replace(_CURLY_APOSTROPHE, "'")
     tokens = _TOKEN.findall(bare)
@@ -112,8 +114,11 @@ def features(text: str) -> Features:
         kind=kind,
         ends=tuple(sorted(_ends(rest))),
         subject=subject if subject == "i" else stem(subject),
-        readable=len(text) <= MAX_CHARACTERS and _is_english(words, text),
+        readable=_is_english(words, text),
     )
+
+
+UNREADABLE = Features((), (), (), 0, (), (), "", (), "", (), "", readable=False)
 
 
 def stem(word: str) -> str:

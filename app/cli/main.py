@@ -53,11 +53,12 @@ def engine(context: typer.Context) -> None:
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def trainer(context: typer.Context) -> None:
-    """Run a trainer for the gateway's fine-tuning jobs: the sidecar's `adapters trainer FILE`, in this process's place."""
+    """Run a trainer for the gateway's fine-tuning jobs: `adapters trainer FILE`, in this process's place."""
     import os
     import sys
 
-    os.execv(sys.executable, [sys.executable, "-m", "adapters.cli", "trainer", *context.args])
+    command = [sys.executable, "-m", "adapters.cli", "trainer", *context.args]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted, and no second process
 
 
 @app.command()

@@ -84,6 +84,15 @@ class AdapterLoader:
             if not replica.runs(name):
                 await self._take_off(replica, name)
 
+    def refused(self, replica: Replica) -> dict[str, str]:
+        """Versions that the server has refused lately, and its words."""
+        now = self._clock()
+        return {
+            name: str(error)
+            for (url, name), (until, error) in self._refused.items()
+            if url == replica.url and now < until
+        }
+
     def is_loading(self, replica: Replica) -> bool:
         """Whether a load is under way on this server."""
         return self._turn(replica).locked()

@@ -26,7 +26,7 @@ from app.placement.loader import AdapterLoader, Observe, ignore
 from app.placement.replica import Clock, Replica
 from app.placement.replicas import ReplicaSet
 from app.placement.watch import Served, Watch
-from app.types import Endpoint, Pool, Provider, Target
+from app.types import Endpoint, Pool, PoolStatus, Provider, ReplicaStatus, Target
 
 RECONCILE_SECONDS = 2.0
 REPLICAS_TO_TRY = 2
@@ -111,12 +111,16 @@ class ReplicaPlacement:
         missing = self._missing()
         return f"no replica answers in: {', '.join(missing)}" if missing else None
 
-    def status(self) -> dict[str, dict[str, bool]]:
-        """Each pool's servers and whether they are well."""
-        return {
-            name: {url: replica.healthy for url, replica in replicas.replicas.items()}
+    def status(self) -> list[PoolStatus]:
+        """Every pool and its servers, as this process sees them now."""
+        return [
+            PoolStatus(
+                name,
+                replicas.pool.base_model,
+                [_status(replica, self._loader.refused(replica)) for replica in replicas.replicas.values()],
+            )
             for name, replicas in self._sets.items()
-        }
+        ]
 
     async def run(self) -> None:
         """Look after the servers every few seconds, until cancelled; a slow load delays no look."""
@@ -214,6 +218,21 @@ class ReplicaPlacement:
 
 def _model(target: Target) -> str:
     return target.adapter.id if target.adapter is not None else target.model
+
+
+def _status(replica: Replica, refused: Mapping[str, str]) -> ReplicaStatus:
+    return ReplicaStatus(
+        url=replica.url,
+        healthy=replica.healthy,
+        in_flight=replica.total_load,
+        adapters_in_flight=replica.distinct_adapters,
+        restarts=replica.restarts,
+        has_plugin=replica.has_plugin is True,
+        registered=list(replica.registered),
+        gpu=list(replica.residency.gpu),
+        host=list(replica.residency.host),
+        refused=dict(refused),
+    )
 
 
 def _patience(replicas: ReplicaSet, target: Target) -> float:

@@ -22,6 +22,8 @@ from app.storage.redis import RedisDown, RedisStore
 from app.types import LedgerEntry, Outcome
 
 BATCH = 500
+TOGETHER = 8  # streams read at once: the replies share the connection of the request path
+ALL_SECONDS = 10.0  # what other gateways left behind is found within it
 Write = Callable[[Sequence[tuple[str, LedgerEntry]]], Awaitable[None]]
 WriteEvents = Callable[[str, Sequence[tuple[str, BudgetEvent]]], Awaitable[object]]
 _logger = structlog.get_logger()
@@ -65,7 +67,6 @@ class Flusher:
         interval_seconds: float = 0.5,
         write_errors: tuple[type[Exception], ...] = (OSError,),
         on_lost: Callable[[int], None] = lambda _: None,
-        on_event: Callable[[str, str], None] = lambda _event, _limit: None,
     ) -> None:
         self._store = store
         self._write = write
@@ -73,33 +74,46 @@ class Flusher:
         self._tenants = tenants
         self._interval = interval_seconds
         self._on_lost = on_lost
-        self._on_event = on_event
         self._outages: tuple[type[Exception], ...] = (RedisDown, *write_errors)
+        self._active: set[str] = set()
         self.backlog_entries = 0  # still in Redis when the last round ended
 
+    def settled(self, tenant: str) -> None:
+        """Something was written to this tenant's stream here: it is looked at in the next round."""
+        self._active.add(tenant)
+
     async def run(self) -> None:
-        """Flush for ever; an outage of either store is waited out."""
+        """Flush for ever, active tenants each round and all of them now and then; an outage is waited out."""
+        all_due = 0.0
         while True:
+            now, active = asyncio.get_running_loop().time(), self._active
+            self._active = set()
             try:
-                await self.flush_once()
+                if now >= all_due:
+                    await self.flush_once()
+                    all_due = now + ALL_SECONDS
+                else:
+                    await self._flush(sorted(active))
             except self._outages as exc:
                 _logger.warning("ledger_waits", error=type(exc).__name__)
+                all_due = 0.0
                 await self._count_backlog()
             await asyncio.sleep(self._interval)
 
     async def flush_once(self) -> int:
         """Bring over everything that is there now; returns how much it was. Raises what the stores raise."""
+        return await self._flush(list(self._tenants()))
+
+    async def _flush(self, tenants: Sequence[str]) -> int:
         flushed = 0
-        tenants = list(self._tenants())
-        while tenants:
-            batches = await asyncio.gather(*(self._read(tenant) for tenant in tenants))
-            full = []
-            for tenant, batch in zip(tenants, batches, strict=True):
-                await self._bring_over(tenant, batch)
-                flushed += len(batch.ids)
-                if len(batch.ids) == BATCH:
-                    full.append(tenant)
-            tenants = full
+        for start in range(0, len(tenants), TOGETHER):
+            group = list(tenants[start : start + TOGETHER])
+            while group:
+                batches = await asyncio.gather(*(self._read(tenant) for tenant in group))
+                for tenant, batch in zip(group, batches, strict=True):
+                    await self._bring_over(tenant, batch)
+                    flushed += len(batch.ids)
+                group = [name for name, batch in zip(group, batches, strict=True) if len(batch.ids) == BATCH]
         self.backlog_entries = 0
         return flushed
 
@@ -117,8 +131,6 @@ class Flusher:
             await self._store.command("XADD", unreadable_key(tenant), "*", *batch.unreadable)
         if batch.ids and await self._store.command("XDEL", stream_key(tenant), *batch.ids):
             self._on_lost(sum(entry.outcome is Outcome.LOST for entry in batch.entries))
-            for event in batch.events:
-                self._on_event(event.event, event.limit)
 
     async def _read(self, tenant: str) -> _Batch:
         batch = _Batch()

@@ -20,10 +20,12 @@ TYPES = {
 }
 
 
-async def append_events(engine: AsyncEngine, tenant_id: str, events: Sequence[tuple[str, BudgetEvent]]) -> int:
-    """Write down what is new among these, with its deliveries, in one transaction; returns how many were new."""
+async def append_events(
+    engine: AsyncEngine, tenant_id: str, events: Sequence[tuple[str, BudgetEvent]]
+) -> list[BudgetEvent]:
+    """Write down what is new among these, with its deliveries, in one transaction; returns those."""
     insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    new = 0
+    new = []
     async with engine.begin() as connection:
         for occasion, event in events:
             row = _row(event)
@@ -31,7 +33,7 @@ async def append_events(engine: AsyncEngine, tenant_id: str, events: Sequence[tu
             row = {**row, "event_id": told.id, "tenant_id": tenant_id, "event": event.event, "at": told.created_at}
             adding = insert(budget_events).values(row).on_conflict_do_nothing()
             if (await connection.execute(adding)).rowcount:
-                new += 1
+                new.append(event)
                 await announce(connection, tenant_id, told)
     return new
 

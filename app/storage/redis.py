@@ -17,9 +17,17 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from app.storage.redis_connection import CONNECT_SECONDS, Address, Argument, Connection, RedisDown, connect
+from app.storage.redis_connection import (
+    CONNECT_SECONDS,
+    Address,
+    Argument,
+    Connection,
+    RedisDown,
+    RedisUnreached,
+    connect,
+)
 
-__all__ = ["RedisDown", "RedisStore", "Script"]
+__all__ = ["RedisDown", "RedisStore", "RedisUnreached", "Script"]
 
 RECONNECT_SECONDS = 0.1
 LISTEN_SECONDS = 1.0
@@ -99,7 +107,7 @@ class RedisStore:
         """
         if self._connection is None:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            answer.set_exception(RedisDown("Redis is down; it is asked again in a moment"))
+            answer.set_exception(RedisUnreached("Redis is down; it is asked again in a moment"))
             return answer
         return self._connection.ask(*args, impatient=impatient)
 

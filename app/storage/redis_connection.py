@@ -34,6 +34,10 @@ class RedisDown(Exception):
     """Redis did not answer in time, or cannot be reached; whether the command ran is unknown."""
 
 
+class RedisUnreached(RedisDown):
+    """There is no connection right now: the command was not sent, so it did not run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where Redis is, from a `redis://`, `rediss://` or `unix://` URL."""
@@ -86,7 +90,7 @@ class Connection(asyncio.Protocol):
         """
         answer: asyncio.Future[Any] = self._loop.create_future()
         if self.lost.done():
-            answer.set_exception(RedisDown("the connection to Redis was lost"))
+            answer.set_exception(RedisUnreached("the connection to Redis was lost"))
             return answer
         self._asked.append((answer, self._now + TICKS))
         if impatient:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.storage.tables import ledger
 from app.types import LedgerEntry
 
+DAY_SECONDS = 86_400
 _FIELDS = tuple(field.name for field in fields(LedgerEntry))
 _VALUES = attrgetter(*_FIELDS)
 GROUPS = {
@@ -92,4 +94,9 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _day(instant: float) -> str:
-    return datetime.fromtimestamp(instant, tz=UTC).date().isoformat()
+    return _date(int(instant // DAY_SECONDS))
+
+
+@lru_cache(maxsize=8)  # nearly all rows of a batch are of one day
+def _date(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_SECONDS, tz=UTC).date().isoformat()

@@ -19,6 +19,7 @@ from app.storage.base_shapes import BaseShapes
 from app.storage.janitor import Janitor
 from app.storage.policy import PolicyReader
 from app.storage.signatures import PREFIX, Signers
+from app.types import PoolStatus, ReplicaStatus
 from tests.support.admin_app import application, client, services
 
 ENGINE = Path(str(files("app.engine") / "assets"))
@@ -236,3 +237,14 @@ async def test_the_rule_for_cold_starts_reaches_the_gateways(
     assert policy.previous_adapter(tenant, "support", "champion") is None
     assert policy.previous_adapter("another", "support", "champion") is None
     assert first not in (reader.served() or {})
+
+
+async def test_the_state_of_the_pools_is_shown(engine: AsyncEngine, tmp_path: Path) -> None:
+    """What placement says of its servers, as JSON; a gateway without pools has none."""
+    replica = ReplicaStatus("http://a", True, 1, 1, 0, False, ["x"], ["x"], ["x"], {"y": "no"})
+    told = [PoolStatus("main", "base", [replica])]
+    async with client(application(services(engine, tmp_path, pools=lambda: told))) as admin:
+        (pool,) = (await admin.get("/pools")).json()["data"]
+        assert pool["replicas"][0]["refused"] == {"y": "no"}
+    async with client(application(services(engine, tmp_path))) as admin:
+        assert (await admin.get("/pools")).json() == {"object": "list", "data": []}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from app.admission.accounts import REMEMBERED, USER_TTL_SECONDS, Accounts, account_key, accounts_of, rendered
+from app.admission.accounts import IDLE_TTL_SECONDS, REMEMBERED, Accounts, account_key, accounts_of, rendered
 from app.types import Account, AccountKind, BreakerPolicy, LimitRule, Limits
 from tests.admission.cases import principal
 
@@ -64,7 +64,7 @@ def test_accounts_never_share_counters() -> None:
 
 
 def test_only_what_is_set_is_sent() -> None:
-    """The scripts read absent as no limit; users' counters end some day, unless their total is limited."""
+    """The scripts read absent as no limit; users' and keys' counters end some day, unless a total is limited."""
     limits = Limits(budget_total_microusd=7, breaker=BreakerPolicy.DEGRADE)
     accounts = (
         Account(AccountKind.KEY, "k", Limits()),
@@ -72,8 +72,8 @@ def test_only_what_is_set_is_sent() -> None:
         Account(AccountKind.USER, "u", limits),
     )
     assert json.loads(rendered("acme", accounts).limits) == [
-        {"kind": "key", "id": "k"},
-        {"kind": "user", "id": "u", "route": "r", "rpm": 1, "ttl": USER_TTL_SECONDS},
+        {"kind": "key", "id": "k", "ttl": IDLE_TTL_SECONDS},
+        {"kind": "user", "id": "u", "route": "r", "rpm": 1, "ttl": IDLE_TTL_SECONDS},
         {"kind": "user", "id": "u", "total": 7, "policy": "degrade"},
     ]
 

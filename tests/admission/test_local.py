@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.admission.local import MAX_RUNNING, RENEWED_SECONDS, LocalConfig, LocalShare
+from app.admission import local
+from app.admission import redis as module
+from app.admission.local import RENEWED_SECONDS, LocalConfig, LocalShare
 from app.admission.redis import RedisAdmission
 from app.errors import RateLimited, Unavailable
 from app.storage.redis import RedisStore
@@ -89,11 +91,29 @@ def test_the_allowance_comes_back_only_after_a_while() -> None:
     assert admitted(share, limited, cost=10)
 
 
-def test_what_waits_for_redis_is_bounded() -> None:
-    """The ledger is never dropped, so no more is admitted than can be remembered."""
+async def test_what_waits_for_redis_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger is never dropped, so no more is admitted than can be remembered; refusals leave nothing behind."""
+    monkeypatch.setattr(module, "MAX_PENDING", 3)
+    async with RedisStore.connect("redis://127.0.0.1:1") as store:
+        admission = RedisAdmission(store, local=LocalShare())
+        for i in range(3):
+            held = await admission.reserve(principal(), call(), choice(), f"r{i}")
+            await held.settle(entry(held))
+        for i in range(50):
+            with pytest.raises(Unavailable):
+                await admission.reserve(principal(), call(), choice(), f"no{i}")
+        assert len(admission._pending) == 3
+        for task in admission._pending:
+            task.cancel()
+
+
+def test_the_accounts_kept_here_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of users during an outage fills no memory; those who are known go on."""
+    monkeypatch.setattr(local, "MAX_ACCOUNTS", 3)
     share = LocalShare(LocalConfig(), Now())
-    share.running = MAX_RUNNING
-    assert not admitted(share, account())
+    users = [[Account(AccountKind.USER, f"u{i}", Limits())] for i in range(5)]
+    assert [admitted(share, user) for user in users] == [True, True, True, False, False]
+    assert admitted(share, users[0])
 
 
 def test_tenants_do_not_share_a_share() -> None:

@@ -282,7 +282,7 @@ async def test_a_part_of_a_file_can_be_asked_for(acme: httpx2.AsyncClient) -> No
 
 
 def test_ranges_are_read_by_http_s_rules() -> None:
-    """Pure: what is not understood is the whole, a tail longer than the file is the whole, an empty file has no part."""
+    """What is not understood is the whole, so is a tail longer than the file; an empty file has no part."""
     assert asked_range("bytes=-99", 10) == (0, 10)
     assert asked_range("bytes=0-1,3-4", 10) == (0, 10)
     assert asked_range(None, 0) == (0, 0)

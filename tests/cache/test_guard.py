@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache.features import MAX_CHARACTERS, Features, features
+from app.cache.features import MAX_CHARACTERS, UNREADABLE, Features, features
 from app.cache.guard import GuardReason, refusal
 
 
@@ -115,6 +115,11 @@ def test_what_differs_is_refused_with_its_reason(one: str, other: str, reason: G
 def test_what_cannot_be_read_is_not_even_its_own_equal(text: str) -> None:
     """A long text, another script, another language: nobody could vouch for it."""
     assert judged(text, text) is GuardReason.LANGUAGE
+
+
+def test_a_long_text_costs_nothing() -> None:
+    """A megabyte of frames is not even looked at: nobody can keep the event loop busy with a prompt."""
+    assert features("how much is it, when do I " * 40_000) is UNREADABLE
 
 
 @given(st.text(max_size=200))

@@ -154,7 +154,8 @@ async def test_readiness_names_the_pool_without_a_server() -> None:
             while await servers.placement.check() is None:
                 await asyncio.sleep(0.01)
         assert "pool" in str(await servers.placement.check())
-        assert servers.placement.status() == {"pool": {servers.servers[0].url: False}}
+        (told,) = servers.placement.status()
+        assert [(one.url, one.healthy) for one in told.replicas] == [(servers.servers[0].url, False)]
 
 
 async def test_a_restart_is_noticed_and_its_names_are_forgotten() -> None:
@@ -209,7 +210,7 @@ async def test_a_pool_whose_probes_are_late_still_answers() -> None:
         for server in servers.servers:
             server.healthy = False
         async with asyncio.timeout(10):
-            while any(servers.placement.status()["pool"].values()):
+            while any(one.healthy for one in servers.placement.status()[0].replicas):
                 await asyncio.sleep(0.01)
         assert await servers.ask(on_pool(adapter(1))) == adapter(1).path
 
@@ -241,3 +242,17 @@ async def test_a_tenants_patience_is_its_own() -> None:
             while not servers.holding(adapter(2).id):
                 await asyncio.sleep(0.01)
         assert await servers.ask(new) == adapter(2).path
+
+
+async def test_an_operator_sees_what_is_where_and_what_was_refused() -> None:
+    """The status names what each server holds, and the server's own words for what it would not load."""
+    async with fleet(1) as servers:
+        await servers.ask(on_pool(adapter(1)))
+        servers.servers[0].load_answers = [(500, "LoRA rank 64 is greater than max_lora_rank 16.")]
+        with pytest.raises(Unavailable):
+            await servers.ask(on_pool(adapter(2)))
+        (told,) = servers.placement.status()
+        (one,) = told.replicas
+        assert (told.name, told.base_model, one.healthy, one.in_flight) == ("pool", "base", True, 0)
+        assert one.registered == one.gpu == one.host == [adapter(1).id]
+        assert one.refused == {adapter(2).id: "LoRA rank 64 is greater than max_lora_rank 16."}

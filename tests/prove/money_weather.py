@@ -35,6 +35,12 @@ class Weather:
     recoveries: list[float] = field(default_factory=list)
     off_by: int = 0
     stalled: float = 0.0  # seconds in which this process did not get to run: no wait for Redis
+    beat: float = field(default_factory=time.perf_counter)
+
+    def clock(self) -> float:
+        """Seconds in which this process ran; one that stands still at this moment has not run since the last beat."""
+        now = time.perf_counter()
+        return now - self.stalled - max(0.0, now - self.beat - BEAT_SECONDS)
 
     @property
     def longest_wait_ms(self) -> float:
@@ -78,35 +84,32 @@ async def weathered(folder: Path, *, seconds: float) -> Weather:
 async def _caller(admission: RedisAdmission, name: str, seen: Weather, stop: asyncio.Event) -> None:
     chance = random.Random(name)
     turn = 0
-
-    def clock() -> float:
-        return time.perf_counter() - seen.stalled
-
     while not stop.is_set():
         turn += 1
-        began = clock()
+        began = seen.clock()
         try:
             held = await admission.reserve(WHO, call(), choice(), f"{name}-{turn}")
         except GatewayError:
             seen.refused += 1
-            seen.waits.append((clock() - began) * 1000)
+            seen.waits.append((seen.clock() - began) * 1000)
             await asyncio.sleep(0.02)
             continue
-        waited = clock() - began
+        waited = seen.clock() - began
         await asyncio.sleep(chance.random() / 20)
         done = entry(held, completion=chance.randrange(30))
         seen.made, seen.cost = seen.made + 1, seen.cost + done.cost_microusd
-        began = clock()
+        began = seen.clock()
         await held.settle(done)
-        seen.waits.append((waited + clock() - began) * 1000)
+        seen.waits.append((waited + seen.clock() - began) * 1000)
 
 
 async def _heart(seen: Weather) -> None:
     """Notice when the event loop does not come round."""
     while True:
-        began = time.perf_counter()
         await asyncio.sleep(BEAT_SECONDS)
-        seen.stalled += max(0.0, time.perf_counter() - began - BEAT_SECONDS)
+        now = time.perf_counter()
+        seen.stalled += max(0.0, now - seen.beat - BEAT_SECONDS)
+        seen.beat = now
 
 
 async def _storm(server: RedisServer, proxy: FaultProxy, store: RedisStore, seen: Weather, seconds: float) -> None:
@@ -117,10 +120,10 @@ async def _storm(server: RedisServer, proxy: FaultProxy, store: RedisStore, seen
         await begin()
         await asyncio.sleep(0.1 + chance.random() / 2)
         await over()
-        before, ended = seen.made, time.perf_counter()
-        while seen.made == before and time.perf_counter() < ended + SETTLED_SECONDS:
+        before, ended = seen.made, seen.clock()
+        while seen.made == before and seen.clock() < ended + SETTLED_SECONDS:
             await asyncio.sleep(0.005)
-        seen.recoveries.append((time.perf_counter() - ended) * 1000)
+        seen.recoveries.append((seen.clock() - ended) * 1000)
         await asyncio.sleep(0.1)
 
 

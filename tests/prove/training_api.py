@@ -1,4 +1,4 @@
-"""The proof of the fine-tuning API: an app written for OpenAI's gets an adapter on its own servers, and uses it at once.
+"""The proof of the fine-tuning API: an app written for OpenAI's gets an adapter on our servers, and uses it at once.
 
 `python -m tests.prove.training_api` runs it with the real trainer, killed with -9 in the middle and started again, and
 prints what it took. The same steps in short, with a trainer that hands in a shipped adapter, are in
@@ -83,7 +83,7 @@ def mailbox() -> Iterator[Mailbox]:
     box = Mailbox()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the library's name
+        def do_POST(self) -> None:  # the library's name
             body = self.rfile.read(int(self.headers["content-length"])).decode()
             box.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
             self.send_response(204)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.recording import flusher as module
 from app.recording.flusher import BATCH, Flusher
 from app.storage.database import database
 from app.storage.ledger import decode, encode, entry_id, stream_key, unreadable_key
@@ -165,6 +166,42 @@ async def test_an_unreadable_entry_is_set_aside_and_stops_nobody(store: RedisSto
     ((_, aside),) = await store.command("XRANGE", unreadable_key("acme"), "-", "+")
     assert aside == [b"e", b'{"not": "an entry"}']
     assert await store.command("XLEN", stream_key("acme")) == 0
+
+
+async def test_active_tenants_are_looked_at_each_round_and_all_of_them_now_and_then(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is settled here arrives at once; what another gateway left behind arrives with the next look at all."""
+    monkeypatch.setattr(module, "ALL_SECONDS", 0.5)
+    written: list[str] = []
+    looked = 0
+
+    async def write(rows: Sequence[tuple[str, LedgerEntry]]) -> None:
+        written.extend(name for name, _ in rows)
+
+    def everybody() -> Sequence[str]:
+        nonlocal looked
+        looked += 1
+        return TENANTS
+
+    async def arrived(count: int) -> None:
+        async with asyncio.timeout(WAIT):
+            while len(written) < count:
+                await asyncio.sleep(0.005)
+
+    flusher = Flusher(store, write, everybody, interval_seconds=0.005)
+    running = asyncio.create_task(flusher.run())
+    async with asyncio.timeout(WAIT):
+        while not looked:
+            await asyncio.sleep(0.005)
+    ours, theirs = entries(1, "acme"), entries(1, "bloom")
+    await put(store, *ours, *theirs)
+    flusher.settled("acme")
+    await arrived(2)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert sorted(written) == sorted(entry_id(entry) for entry in (*ours, *theirs))
+    assert looked >= 2
 
 
 @settings(deadline=None)

@@ -227,7 +227,7 @@ async def test_an_artifact_that_is_not_what_it_should_be_is_refused(
     assert (await work.complete(**said, artifact="2" * 64)).status_code == 404
     assert (await acme.get(f"{JOBS}/{work.job}")).json()["status"] == "running"
     assert [route for route in app.policy.current().routes(work.tenant) if route.tenant_id] == []
-    assert not [path for path in app.folder.glob(".unpack-*")]
+    assert not list(app.folder.glob(".unpack-*"))
 
 
 def evil(**fields: Any) -> bytes:

@@ -104,7 +104,7 @@ def _adapter(claim: Claim, folder: Path, voice: str) -> AdapterManifest:
 
 
 def test_an_app_of_openais_gets_its_own_model(made: World, tmp_path: Path) -> None:
-    """Upload, create, follow, chat with `fine_tuned_model`: in the tenant's voice, for that tenant alone, webhook told."""
+    """Upload, create, follow, chat with `fine_tuned_model`: in the tenant's voice, for it alone, webhook told."""
     for tenant in ("acme", "rival"):
         made.gateway.call("POST", "/tenants", {"id": tenant})
     wanted = {"url": made.mailbox.url, "events": ["fine_tuning.job.succeeded"]}
@@ -143,7 +143,7 @@ def test_the_sdk_steers_a_job_and_cleans_up(made: World, tmp_path: Path) -> None
     with made.tenant("steering") as client:
         rows = chat_file(tmp_path / "rows.jsonl", "bloom", count=10)
         job = start(client, rows, "x")
-        assert client.fine_tuning.jobs.pause(job.id).status == "paused"
+        assert str(client.fine_tuning.jobs.pause(job.id).status) == "paused"
         assert client.fine_tuning.jobs.resume(job.id).status == "queued"
         with pytest.raises(openai.ConflictError, match=job.id):
             client.files.delete(job.training_file)
@@ -190,7 +190,7 @@ def _memory(made: World) -> int:
 
 
 def test_secrets_of_the_installation_are_kept_and_closed(made: World, tmp_path: Path) -> None:
-    """Without a setting a trainer secret is made, for its owner only; the admin's key does not open the training API."""
+    """The admin's key does not open the training API; a key that was made is for its owner only."""
     answer = httpx2.post(
         f"{made.gateway.url}/training/v1/claim",
         json={"trainer": "t", "bases": []},

@@ -11,6 +11,7 @@ from app.api.admin import (
     cold_starts,
     keys,
     limits,
+    pools,
     provider_keys,
     routes,
     teams,
@@ -33,6 +34,7 @@ for resource in (
     audit,
     provider_keys,
     cold_starts,
+    pools,
     webhooks,
 ):
     router.include_router(resource.router)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from app.storage.base_shapes import BaseShapes
 from app.storage.redis import RedisDown
 from app.storage.s3 import S3
 from app.storage.signatures import Signers
+from app.types import PoolStatus
 
 ADMIN = "admin key"  # who changes things here: whoever holds the one admin secret
 
@@ -54,6 +55,7 @@ class AdminServices:
     signers: Signers = field(default_factory=Signers)
     bases: Mapping[str, BaseShapes] = field(default_factory=dict)
     s3: S3 | None = None
+    pools: Callable[[], Sequence[PoolStatus]] = tuple
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection to look things up by."""
