@@ -419,6 +419,7 @@ def _training(
         admin=admin,
         authenticate=authenticator.principal,
         policy=policy.current,
+        refresh=policy.refresh,
         objects=objects,
         pools=settings.all_pools(),
         trainer_secret=_secret(settings.trainer_secret, folder, "trainer.key"),

@@ -114,14 +114,13 @@ def _part(text: str) -> Part:
 
 
 def _plan(recipe: str, dataset: Path, base: Path, name: str, tenant: str, work: Path) -> TrainingPlan:
-    import msgspec
-
+    from adapters.data.dataset import read_manifest
     from adapters.training.plan import TrainingPlan
     from adapters.training.recipe import load_recipe, shipped_recipe
-    from adapters.types import DatasetManifest, Split
+    from adapters.types import Split
 
     chosen = load_recipe(Path(recipe)) if recipe.endswith((".yaml", ".yml")) else shipped_recipe(recipe)
-    manifest = msgspec.json.decode((dataset / "manifest.json").read_bytes(), type=DatasetManifest)
+    manifest = read_manifest(dataset)
     sides = {split: (dataset / file.path).resolve() for split, file in manifest.splits.items() if file.rows}
     held_out = sides.get(Split.VALIDATION)
     return TrainingPlan(

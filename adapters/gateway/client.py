@@ -106,7 +106,7 @@ class TrainingApi:
     async def fail(self, job: str, token: int, code: str, message: str, param: str | None) -> None:
         """End the job with an error in words for the tenant."""
         await self._ask(
-            "POST", f"/jobs/{job}/fail", token, content=_json({"code": code, "message": message, "param": param})
+            "POST", f"/jobs/{job}/fail", token, content=_json({"code": code, "message": message[:4000], "param": param})
         )
 
     async def release(self, job: str, token: int, reason: str) -> None:

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.training.base_model import Base, read_base
-from adapters.training.errors import InvalidRecipe, StorageFull
+from adapters.training.base_model import Base, read_base, revision_of
+from adapters.training.errors import BaseNotFound, InvalidRecipe, StorageFull
 from adapters.training.plan import TrainingPlan
 from adapters.training.quantization import check_optimizer, check_quantization
 from adapters.training.recipe import Recipe
 from adapters.training.servable import check_recipe
+from adapters.training.sharding import check_strategy
 from adapters.training.target_modules import adapter_parameters, chosen_targets
 from adapters.training.tokens import check_count, count_lines
 
@@ -68,6 +69,7 @@ def check(plan: TrainingPlan, machine: Machine) -> Checked:
     check_recipe(recipe)
     _check_launch(recipe, machine)
     base = read_base(Path(plan.base_path))
+    _check_revision(recipe, base)
     targets = chosen_targets(recipe.adapter.targets, base.linear)
     _check_sizes(recipe, base, targets)
     check_count(count_lines(Path(plan.train_file)), recipe.data.min_examples)
@@ -92,8 +94,8 @@ def _check_launch(recipe: Recipe, machine: Machine) -> None:
             f"launch.processes: {launch.processes} processes on {machine.cuda_devices} GPUs; use one process per GPU",
             param="launch.processes",
         )
-    if launch.strategy == "zero3" and not cuda and launch.by != "ray":
-        raise InvalidRecipe("launch.strategy: zero3 needs CUDA devices; use ddp on a CPU", param="launch.strategy")
+    if launch.by == "torchrun":
+        check_strategy(launch.strategy, cuda=cuda)
     if launch.strategy == "zero3" and recipe.quantization != "none":
         raise InvalidRecipe(
             "launch.strategy: zero3 cannot shard a quantized base; use fsdp2, or quantization: none",
@@ -105,6 +107,15 @@ def _check_launch(recipe: Recipe, machine: Machine) -> None:
             f"optimization.batch_size: {optimization.batch_size} is not a multiple of {launch.world_size} processes x "
             f"micro_batch_size {optimization.micro_batch_size}; choose a multiple of {together}",
             param="optimization.batch_size",
+        )
+
+
+def _check_revision(recipe: Recipe, base: Base) -> None:
+    """Hash the base only when the recipe names a revision: a large one takes minutes."""
+    if recipe.base_revision is not None and (found := revision_of(base.path)) != recipe.base_revision:
+        raise BaseNotFound(
+            f"base_revision: the base in {base.path.name} is {found}; the recipe wants {recipe.base_revision}",
+            param="base_revision",
         )
 
 

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
+from adapters.training.errors import InvalidRecipe
 from adapters.training.recipe import Recipe
+
+
+def check_strategy(strategy: str, *, cuda: bool) -> None:
+    """Refuse what this machine cannot do; without this, accelerate would quietly train with plain DDP on a CPU."""
+    if strategy == "ddp":
+        return
+    if not cuda:
+        raise InvalidRecipe(
+            f"launch.strategy: {strategy} needs CUDA devices; use ddp on a CPU", param="launch.strategy"
+        )
+    if strategy == "zero3" and importlib.util.find_spec("deepspeed") is None:
+        raise InvalidRecipe(
+            "launch.strategy: zero3 needs the package deepspeed: pip install 'deepspeed>=0.18'", param="launch.strategy"
+        )
 
 
 def fsdp_config(recipe: Recipe) -> dict[str, Any]:

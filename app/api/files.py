@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -72,7 +73,8 @@ async def upload(request: Request, caller: Caller, services: Services) -> FileJs
     """Upload a file (multipart: `file`, `purpose`, and `expires_after` if it shall not stay)."""
     form = Multipart(request.headers.get("content-type", ""), streamed(request))
     file_id = f"file-{secrets.token_hex(12)}"
-    try:
+    async with AsyncExitStack() as unless_kept:
+        unless_kept.push_async_callback(services.objects.delete, files.object_key(file_id))
         fields, filename, stored = await _received(form, services, caller.tenant_id, file_id)
         now = services.clock()
         file = File(
@@ -87,9 +89,7 @@ async def upload(request: Request, caller: Caller, services: Services) -> FileJs
         )
         async with services.write() as connection:
             await files.add(connection, file, max_stored_bytes=services.limits.max_stored_bytes)
-    except BaseException:
-        await services.objects.delete(files.object_key(file_id))
-        raise
+        unless_kept.pop_all()
     _logger.info("file_uploaded", tenant=file.tenant_id, file=file.id, bytes=file.bytes, purpose=file.purpose)
     return FileJson.of(file)
 

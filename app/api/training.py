@@ -8,16 +8,27 @@ commits it.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Header, Path, Request, Response
-from pydantic import BaseModel, Field
 
-from app.api.admin.fields import PRINTABLE, Strict
 from app.api.body import streamed
 from app.api.fine_tuning import artifacts
 from app.api.fine_tuning.guard import BlobRoute, Services, TrainerRoute
+from app.api.fine_tuning.messages import (
+    BeatJson,
+    CheckpointJson,
+    ClaimJson,
+    CommandJson,
+    CompletedJson,
+    CompletionJson,
+    EventsJson,
+    FailureJson,
+    LeaseJson,
+    ReleaseJson,
+    Sha256,
+)
 from app.api.fine_tuning.services import TrainingServices
 from app.api.objects import ObjectResponse, respond_with
 from app.errors import InvalidRequest, NotFound
@@ -27,7 +38,7 @@ from app.storage.tuning.checkpoints import Checkpoint
 from app.storage.tuning.events import JobEvent
 from app.storage.tuning.files import File
 from app.storage.tuning.jobs import Job
-from app.storage.tuning.leases import Beat, Terms, Trainer
+from app.storage.tuning.leases import Beat, Trainer
 from app.storage.tuning.registering import Trained
 from app.storage.tuning.status import Status
 
@@ -35,109 +46,9 @@ ASK_SECONDS = 0.5  # between two looks into the queue for a trainer that waits
 router = APIRouter(prefix="/training/v1", tags=["training"], route_class=TrainerRoute)
 blobs = APIRouter(prefix="/training/v1", tags=["training"], route_class=BlobRoute)
 JobId = Annotated[str, Path(pattern=r"^ftjob-[A-Za-z0-9_-]{1,34}$", description="The job.")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits.")]
 BlobId = Annotated[Sha256, Path()]
 Token = Annotated[int, Header(alias="x-fencing-token", ge=1, le=2**62, description="The lease's token.")]
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
-Names = Annotated[list[Annotated[str, Field(max_length=400)]], Field(max_length=100)]
-Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 _logger = structlog.get_logger()
-
-
-class ClaimJson(Strict):
-    """A trainer that asks for work."""
-
-    trainer: Name
-    bases: Names
-    providers: Names = Field(default_factory=list)
-    wait_seconds: float = Field(default=0, ge=0, le=30)
-
-
-class BeatJson(Strict):
-    """How far a trainer is."""
-
-    stage: Literal["prepare", "train", "servable", "register"]
-    step: Count | None = None
-    total_steps: Count | None = None
-    seconds_left: float | None = Field(default=None, ge=0, le=10**9, allow_inf_nan=False)
-
-
-class EventJson(Strict):
-    """One line of a job's log."""
-
-    id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    created_at: float = Field(ge=0, le=10**11, allow_inf_nan=False)
-    level: Literal["info", "warn", "error"]
-    type: Literal["message", "metrics"]
-    message: str = Field(max_length=4000)
-    data: dict[str, Any] | None = None
-
-
-class EventsJson(Strict):
-    """Lines of a job's log."""
-
-    events: list[EventJson] = Field(max_length=100)
-
-
-class CheckpointJson(Strict):
-    """A blob that is the job's newest checkpoint."""
-
-    step: Count
-    blob: Sha256
-    metrics: dict[str, Any] = Field(default_factory=dict)
-
-
-class CompletionJson(Strict):
-    """What has come of a job: an adapter, or (`provider_model`) a provider's model."""
-
-    artifact: Sha256 | None = None
-    adapter_sha256: Sha256 | None = None
-    manifest: dict[str, Any] | None = None
-    signature: str | None = Field(default=None, max_length=200)
-    provider_model: str | None = Field(default=None, min_length=1, max_length=160, pattern=PRINTABLE)
-    trained_tokens: Count
-    metrics: dict[str, Any] = Field(default_factory=dict)
-
-
-class FailureJson(Strict):
-    """Why a job cannot be done, in words for its tenant."""
-
-    code: str = Field(pattern=r"^[a-z_]{1,64}$")
-    message: str = Field(max_length=4000)
-    param: str | None = Field(default=None, max_length=200)
-
-
-class ReleaseJson(Strict):
-    """Why a job is given back."""
-
-    reason: str = Field(default="", max_length=400)
-
-
-class LeaseJson(BaseModel):
-    """The right to work on a job: durations, never instants."""
-
-    token: int
-    expires_in_seconds: float
-    heartbeat_seconds: float
-
-    @classmethod
-    def of(cls, token: int, terms: Terms) -> LeaseJson:
-        """The same as JSON."""
-        return cls(token=token, expires_in_seconds=terms.lease_seconds, heartbeat_seconds=terms.heartbeat_seconds)
-
-
-class CommandJson(BaseModel):
-    """The answer to a heartbeat."""
-
-    lease: LeaseJson
-    command: str
-
-
-class CompletedJson(BaseModel):
-    """What was registered, and the name that requests use."""
-
-    version: str
-    fine_tuned_model: str
 
 
 @router.post("/claim", response_model=None)
@@ -146,8 +57,7 @@ async def claim(body: ClaimJson, request: Request, services: Services) -> dict[s
     trainer = Trainer(body.trainer, body.bases, body.providers)
     end = asyncio.get_running_loop().time() + body.wait_seconds
     while not await request.is_disconnected():
-        async with services.write() as connection:
-            job = await leases.claim(connection, trainer, services.terms, now=services.clock())
+        job = await _claim(services, trainer)
         if job is not None:
             _logger.info("job_claimed", job=job.id, tenant=job.tenant_id, trainer=trainer.name, attempt=job.attempt)
             return await _claimed(services, job)
@@ -182,7 +92,7 @@ async def download(job_id: JobId, file_id: str, request: Request, token: Token, 
         job = await leases.hold(connection, job_id, token)
         if file_id not in (job.training_file, job.validation_file):
             raise NotFound("The job has no such file.", param="file_id")
-        file = await files.get(connection, job.tenant_id, file_id, now=0.0)
+        file = await files.get(connection, job.tenant_id, file_id, now=files.ANY_AGE)
     return await respond_with(request, services.objects, files.object_key(file.id), size=file.bytes, sha256=file.sha256)
 
 
@@ -261,12 +171,21 @@ async def release(job_id: JobId, body: ReleaseJson, token: Token, services: Serv
     _logger.info("job_released", job=job_id, reason=body.reason)
 
 
+async def _claim(services: TrainingServices, trainer: Trainer) -> Job | None:
+    now = services.clock()
+    async with services.read() as connection:
+        if not await leases.is_waiting(connection, trainer, services.terms, now=now):
+            return None
+    async with services.write() as connection:
+        return await leases.claim(connection, trainer, services.terms, now=now)
+
+
 async def _claimed(services: TrainingServices, job: Job) -> dict[str, Any]:
     async with services.read() as connection:
-        training = await files.get(connection, job.tenant_id, job.training_file, now=0.0)
+        training = await files.get(connection, job.tenant_id, job.training_file, now=files.ANY_AGE)
         validation = None
         if job.validation_file is not None:
-            validation = await files.get(connection, job.tenant_id, job.validation_file, now=0.0)
+            validation = await files.get(connection, job.tenant_id, job.validation_file, now=files.ANY_AGE)
         newest = await checkpoints.newest(connection, job.id)
     kept = None if newest is None else {"step": newest.step, "sha256": newest.sha256, "bytes": newest.bytes}
     return {

@@ -41,14 +41,13 @@ MAX_CHARACTERS = 600  # beyond this the embedder may have cut the text, and nobo
 
 _EXACT = re.compile(
     r"```(?P<block>.*?)```|`(?P<code>[^`]+)`|\"(?P<quote>[^\"]+)\"|“(?P<curly>[^”]+)”|«(?P<guillemets>[^»]+)»"
-    r"|(?<!\w)'(?P<single>[^']+)'(?!\w)|(?P<url>\b\w+://\S+|\bwww\.\S+)|(?P<email>\S+@\S+\.\w+)|(?P<path>(?<!\w)~?/\S+)",
+    r"|(?<!\w)'(?P<single>[^']+)'(?!\w)|(?P<url>\b\w+://\S+|\bwww\.\S+)|(?P<email>(?<!\S)[^\s@]+@[^\s@]*\w)|(?P<path>(?<!\w)~?/\S+)",
     re.DOTALL,
 )
 _TOKEN = re.compile(r"[$€£¥₹°]|\d[\d.,:/]*\d|\d|%|[^\W\d_]+(?:['-][^\W\d_]+)*|_|\S")
-_IDENTIFIER = re.compile(
-    r"(?<!\w)[\w#+-]*(?:\d[\w#+-]*[^\W\d]|[^\W\d][\w#+-]*\d|\w_\w|[a-z][A-Z]|\w[#+])[\w#+]*|(?<!\w)\w+(?:\.\w+)+(?!\w)"
-)
-_MEASURE = re.compile(rf"\d+(?:{'|'.join(map(re.escape, UNITS))})|[\d.]+", re.IGNORECASE)  # numbers, not names: "5GB"
+_RUN = re.compile(r"[\w#+.-]+")
+_SPECIAL = re.compile(r"\w_\w|[a-z][A-Z]|\w[#+]|\w\.\w")  # inside a run: snake_case, camelCase, C#, notes.txt
+_MEASURE = re.compile(rf"[\d.]+(?:{'|'.join(map(re.escape, UNITS))})?", re.IGNORECASE)  # a number, not a name: "5GB"
 _CURLY_APOSTROPHE = "\u2019"
 _SENTENCE_END = frozenset(".!?\n:")
 _SYMBOLS = frozenset("<>=+*/^&|~#@\\{}[]")
@@ -243,7 +242,16 @@ def _names(tokens: Sequence[str], text: str) -> Iterator[str]:
             opening = False
         elif token in _SENTENCE_END:
             opening = True
-    yield from (match.casefold() for match in _IDENTIFIER.findall(text) if not _MEASURE.fullmatch(match))
+    yield from (run.casefold() for run in _runs(text) if _is_identifier(run))
+
+
+def _runs(text: str) -> Iterator[str]:
+    return (run.strip(".-") for run in _RUN.findall(text))
+
+
+def _is_identifier(run: str) -> bool:
+    mixed = any(letter.isdigit() for letter in run) and any(letter.isalpha() for letter in run)
+    return bool(mixed or _SPECIAL.search(run)) and not _MEASURE.fullmatch(run)
 
 
 def _dates(tokens: Sequence[str]) -> Iterator[str]:

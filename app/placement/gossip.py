@@ -109,7 +109,7 @@ class Gossip:
         names = {name: one.path for name, one in replica.registered.items() if name not in known}
         self._told[replica.url] = set(replica.registered)
         uses, replica.uses = dict(replica.uses), type(replica.uses)()
-        return _Server(dict(replica.in_flight), uses, names)
+        return _Server(dict(replica.running), uses, names)
 
     def _take_over(self, gateway: str, replicas: ReplicaSet, replica: Replica, server: _Server) -> None:
         now = self._clock()
@@ -120,6 +120,6 @@ class Gossip:
         for name, times in server.uses.items():
             if name == replica.pool.base_model:
                 continue
-            replica.use(name)
+            replica.use(name, now)
             for _ in range(times):
                 replicas.popularity.count(name, now)

@@ -22,6 +22,9 @@ from app.types import AdapterVersion
 
 ATTEMPTS = 3
 BACKOFF_SECONDS = 0.1
+QUIET_SECONDS = 2.0
+QUIET_POLL_SECONDS = 0.02
+NAMES_PER_PLACE = 8  # a name costs the server nothing; its weights leave host memory by the server's own LRU
 REMEMBER_INVALID_SECONDS = 30.0
 REMEMBER_FAILED_SECONDS = 1.0
 Observe = Callable[[str, str, float], None]
@@ -47,8 +50,10 @@ class AdapterLoader:
         clock: Clock = time.monotonic,
         observe: Observe = ignore,
         check: Check = trust,
+        names_per_place: int = NAMES_PER_PLACE,
     ) -> None:
         self._control = control
+        self._names_per_place = names_per_place
         self._check = check
         self._clock = clock
         self._observe = observe
@@ -67,7 +72,7 @@ class AdapterLoader:
         """Return when the server knows this adapter; raises InvalidAdapter, ReplicaError, or TimeoutError."""
         known = replica.registered.get(adapter.id)
         if known is not None and known.path == replica.pool.path_of(adapter):
-            replica.use(adapter.id)
+            replica.use(adapter.id, self._clock())
             return
         key = (replica.url, adapter.id)
         self._raise_remembered(key)
@@ -120,6 +125,7 @@ class AdapterLoader:
             started = self._clock()
             await self._make_room(replica)
             try:
+                await self._until_quiet(replica, adapter.id)
                 await self._persist(replica, adapter)
             except ReplicaError as exc:
                 self._observe(replica.pool.name, "failed", self._clock() - started)
@@ -163,12 +169,24 @@ class AdapterLoader:
             return listed.get(adapter.id) == replica.pool.path_of(adapter)
         return False
 
+    async def _until_quiet(self, replica: Replica, name: str) -> None:
+        """Wait until no call of an earlier registration of the name is running; raises ReplicaError when one goes on.
+
+        vLLM 0.32 gives a name that was unloaded and loaded again a new number, and its engine dies of one batch with
+        both: its requests are equal by name, so one number gets no slot.
+        """
+        until = self._clock() + QUIET_SECONDS
+        while not replica.is_quiet(name):
+            if self._clock() > until:
+                raise ReplicaError("a call of an earlier registration is still running there")
+            await asyncio.sleep(QUIET_POLL_SECONDS)
+
     async def _make_room(self, replica: Replica) -> None:
-        """Unload idle names, least recently used first, until one more fits into the server's host memory."""
-        while len(replica.registered) >= replica.pool.max_cpu_loras:
-            name = replica.idle_least_recent()
+        """Unload idle names, least recently used first, until there is room for one more."""
+        while len(replica.registered) >= self._names_per_place * replica.pool.max_cpu_loras:
+            name = replica.idle_least_recent(self._clock())
             if name is None:
-                return  # all are running: the server takes one more name, and evicts by itself
+                return  # all are in use: the server takes one more name, and evicts by itself
             try:
                 await self._take_off(replica, name)
             except ReplicaError as exc:

@@ -139,6 +139,7 @@ class ReplicaPlacement:
         replica = await self._take(replicas, target, affinity)
         endpoint = self._endpoints.of_replica(replica, target)
         started = self._clock()
+        replica.sent(_model(target))
         try:
             yield endpoint
         except UpstreamFailed as exc:
@@ -148,9 +149,10 @@ class ReplicaPlacement:
                 replicas.suspect(replica.url)
             raise
         finally:
+            replica.ended(_model(target))
             replicas.leave(replica, _model(target))
             if target.adapter is not None:
-                replica.use(target.adapter.id)
+                replica.use(target.adapter.id, self._clock())
 
     async def _take(self, replicas: ReplicaSet, target: Target, affinity: str) -> Replica:
         """A server with the adapter loaded, entered; waits for room and for the load, within the pool's load time."""

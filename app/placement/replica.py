@@ -17,6 +17,7 @@ from app.types import Pool
 
 PROBES_TO_FAIL = 2
 HEARD_SECONDS = 3.0
+IDLE_SECONDS = 5.0  # longer than other gateways need to tell of a call
 Clock = Callable[[], float]
 
 
@@ -46,7 +47,9 @@ class Replica:
     healthy: bool = True
     failed_probes: int = PROBES_TO_FAIL - 1  # until a probe succeeds, one failure is enough
     suspect_until: float = 0.0
-    in_flight: Counter[str] = field(default_factory=Counter)
+    in_flight: Counter[str] = field(default_factory=Counter)  # waiting for their adapter's load included
+    running: Counter[str] = field(default_factory=Counter)  # sent, and not ended
+    used_at: dict[str, float] = field(default_factory=dict)
     registered: OrderedDict[str, Registered] = field(default_factory=OrderedDict)
     load: int = 0
     restarts: int = 0
@@ -98,13 +101,13 @@ class Replica:
     def register(self, name: str, path: str, now: float) -> None:
         """The server has just loaded this adapter."""
         self.registered[name] = Registered(path, now)
-        self.registered.move_to_end(name)
-        self.residency.touch(name)
+        self.use(name, now)
 
-    def use(self, name: str) -> None:
+    def use(self, name: str, now: float) -> None:
         """A call runs with this adapter."""
         if name in self.registered:
             self.registered.move_to_end(name)
+            self.used_at[name] = now
             self.residency.touch(name)
 
     def forget(self, name: str, *, known_at: float | None = None) -> None:
@@ -112,10 +115,28 @@ class Replica:
         known = self.registered.get(name)
         if known is not None and (known_at is None or known.at <= known_at):
             del self.registered[name]
+            self.used_at.pop(name, None)
 
-    def idle_least_recent(self) -> str | None:
-        """The name to unload first: least recently used, with no call in flight."""
-        return next((name for name in self.registered if not self.runs(name)), None)
+    def sent(self, model: str) -> None:
+        """A call has been let through to the server."""
+        self.running[model] += 1
+
+    def ended(self, model: str) -> None:
+        """Its answer is complete, or broken off."""
+        self.running[model] -= 1
+        if not self.running[model]:
+            del self.running[model]
+
+    def is_quiet(self, name: str) -> bool:
+        """Whether no call that was sent under this name is still running, from here or elsewhere."""
+        return name not in self.running and name not in self.busy_elsewhere
+
+    def idle_least_recent(self, now: float) -> str | None:
+        """The name to unload first: least recently used, unused for a while, with no call in flight."""
+        for name, known in self.registered.items():
+            if not self.runs(name) and now - self.used_at.get(name, known.at) >= IDLE_SECONDS:
+                return name
+        return None
 
     def probed(self, *, alive: bool) -> None:
         """The result of a health probe: two failures in a row take the server out, one success brings it back."""

@@ -72,7 +72,7 @@ class PolicySnapshot:
         self._digests: dict[str, tuple[bytes, ...]] = {}
         self._credentials: dict[tuple[str, str], dict[str, str]] = {}
         self._open = unseal
-        self._gone: set[str] = set()
+        self._gone: set[str | tuple[str, str]] = set()
         self._records: dict[bytes, KeyRecord] = {}
         self._routes: dict[tuple[str, str], Route] = {}
         self._versions: dict[str, AdapterVersion] = {}
@@ -151,8 +151,10 @@ class PolicySnapshot:
     def _team(self, row: Row) -> None:
         self._teams[row["tenant_id"], row["id"]] = _limits(row)
         self._records.clear()
-        if row["deleted"]:
-            self._teams.pop((row["tenant_id"], row["id"]))
+        if row["deleted"]:  # its keys keep its limits, tokens no longer name it
+            self._gone.add((row["tenant_id"], row["id"]))
+        else:
+            self._gone.discard((row["tenant_id"], row["id"]))
 
     def _key(self, row: Row) -> None:
         for digest in self._digests.pop(row["id"], ()):
@@ -235,7 +237,8 @@ class PolicySnapshot:
         routes: frozenset[str] | None,
     ) -> Principal | None:
         """A caller whom a token names; None when the tenant or the team is not known (any more)."""
-        known_team = team_id is None or (tenant_id, team_id) in self._teams
+        team = (tenant_id, team_id or "")
+        known_team = team_id is None or (team in self._teams and team not in self._gone)
         if tenant_id not in self._tenants or tenant_id in self._gone or not known_team:
             return None
         return self._caller(tenant_id, team_id, Account(AccountKind.KEY, key_id, Limits()), operations, routes)

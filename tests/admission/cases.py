@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,12 @@ def principal(
         *more,
     )
     return Principal(tenant_id, "t1", key_id, frozenset(Operation), None, accounts)
+
+
+def of_scope(scope: str, limits: Mapping[str, Any], **fields: Any) -> Principal:
+    """A caller with limits by name on its key, team or tenant."""
+    given: dict[str, Any] = {scope: Limits(**limits), **fields}
+    return principal(**given)
 
 
 def call(*, prompt: int = 10, output: int | None = 10, stream: bool = False, user: str | None = None) -> Call:

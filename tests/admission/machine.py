@@ -30,8 +30,14 @@ RANGES = {
     "budget_month_microusd": (100, 4000),
     "budget_total_microusd": (100, 9000),
 }
+
+
+def _limits(chosen: list[tuple[str, Any]]) -> Limits:
+    return Limits(**dict(chosen))
+
+
 LIMIT = st.sampled_from(sorted(RANGES)).flatmap(lambda name: st.tuples(st.just(name), st.integers(*RANGES[name])))
-LIMITS = st.lists(LIMIT, max_size=2).map(lambda chosen: Limits(**dict(chosen)))  # few enough that calls get through
+LIMITS = st.lists(LIMIT, max_size=2).map(_limits)  # few enough that calls get through
 NAMES = {"rl": "requests", "tl": "tokens"}
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from app.admission.redis import AdmissionConfig, RedisAdmission
 from app.storage.redis import RedisStore
-from app.types import Limits
-from tests.admission.cases import admitted, entry, principal
+from tests.admission.cases import admitted, entry, of_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Case:
 async def race(store: RedisStore, case: Case, calls: int, lease: int) -> dict[str, int]:
     """Make all calls at once; those admitted use half of the output they held."""
     admission = RedisAdmission(store, AdmissionConfig(lease_seconds=lease))
-    who = principal(tenant_id=case.tenant, **{case.scope: Limits(**case.limits)})
+    who = of_scope(case.scope, case.limits, tenant_id=case.tenant)
     counted = {"admitted": 0, "cost": 0}
 
     async def one(number: int) -> None:

@@ -97,7 +97,7 @@ async def test_a_surge_over_the_usual_rate_opens_it(admission: RedisAdmission, c
 
 @pytest.mark.parametrize("limits", [{"budget_day_microusd": 50}, {"spend_per_minute_microusd": 50}])
 async def test_alert_only_tells(
-    admission: RedisAdmission, store: RedisStore, clock: Clock, limits: dict[str, int]
+    admission: RedisAdmission, store: RedisStore, clock: Clock, limits: dict[str, Any]
 ) -> None:
     """Under the policy `alert` everything passes, and the trip is told once."""
     alert = Limits(**limits, breaker=BreakerPolicy.ALERT)

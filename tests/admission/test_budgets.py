@@ -5,7 +5,7 @@ import pytest
 from app.admission.redis import RedisAdmission
 from app.errors import QuotaExhausted
 from app.types import Limits, Price
-from tests.admission.cases import Clock, admitted, call, choice, entry, principal
+from tests.admission.cases import Clock, admitted, call, choice, entry, of_scope, principal
 
 DAY_US = 86_400_000_000
 
@@ -16,7 +16,7 @@ async def test_a_spent_budget_refuses_and_is_never_retried(
     admission: RedisAdmission, clock: Clock, scope: str, window: str
 ) -> None:
     """Spent plus held stays within the budget of every scope and window; the refusal is OpenAI's insufficient_quota."""
-    who = principal(**{scope: Limits(**{f"budget_{window}_microusd": 50})})
+    who = of_scope(scope, {f"budget_{window}_microusd": 50})
     first = await admission.reserve(who, call(), choice(), "r1")
     await first.settle(entry(first))
     await admission.reserve(who, call(), choice(), "r2")
@@ -34,7 +34,7 @@ async def test_a_budget_begins_again_with_its_window(
     """A day's budget is back on the next UTC day, a week's on Monday, a month's on the first."""
     begin = 1_764_547_200_000_000  # 2025-12-01, a Monday
     await clock.set(begin)
-    who = principal(key=Limits(**{f"budget_{window}_microusd": 20}))
+    who = of_scope("key", {f"budget_{window}_microusd": 20})
     assert await admitted(admission, who, "r1") is not None
     await clock.set(begin + days * DAY_US - 1)
     assert await admitted(admission, who, "r2") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from tests.support.gateway import Gateway, gateway
 from tests.support.provider import Peer, Provider, Received, events, fake_provider, plain
 
 WAIT = 20
+ISSUER = "https://id.example/realm"
 DEAR = {"input_usd_per_mtok": 1000, "output_usd_per_mtok": 1000}  # a thousand micro-dollars a token
 CHEAP = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1}
 
@@ -29,6 +30,7 @@ class World:
     provider: Provider
     tenant: str
     redis_url: str
+    keys_port: int
     key: str = ""
 
     async def admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -49,16 +51,18 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> AsyncIterator[Any]:
+def running(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterator[Any]:
     """Start one gateway for all tests of this file; its provider's port is known before the provider is."""
     from tests.support.processes import free_port
 
-    folder, port = tmp_path_factory.mktemp("money"), free_port()
+    folder, port, keys_port = tmp_path_factory.mktemp("money"), free_port(), free_port()
+    issuer = {"issuer": ISSUER, "audience": "tunegate", "jwks_url": f"http://127.0.0.1:{keys_port}/keys"}
     settings = {
         "redis_url": redis_server,
         "providers": [{"name": "fake", "base_url": f"http://127.0.0.1:{port}"}],
         "prices": {"models": {"fake/dear": DEAR, "fake/cheap": CHEAP}},
         "cache": {"semantic": False},
+        "identity": {"issuers": [{**issuer, "scopes_claim": "scope"}]},
     }
     with gateway(folder, settings) as started:
         variants = [
@@ -66,17 +70,17 @@ def running(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Asyn
             {"name": "cheap", "weight": 0, "target": {"provider": "fake", "model": "cheap"}},
         ]
         started.call("PUT", "/routes/support", {"variants": variants, "degrade_to": "cheap"})
-        yield started, port
+        yield started, port, keys_port
 
 
 @pytest.fixture
 async def world(running: Any, request: pytest.FixtureRequest, redis_server: str) -> AsyncIterator[World]:
     """A tenant of the test's own, and the provider as long as the test runs."""
-    started, port = running
+    started, port, keys_port = running
     name = request.node.name.removeprefix("test_").replace("_", "-").split("[")[0][:60].strip("-")
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(fake_provider(plain, port=port))
-        yield World(started, provider, name, redis_server)
+        yield World(started, provider, name, redis_server, keys_port)
 
 
 async def test_an_idempotent_call_is_made_and_paid_once(world: World) -> None:
@@ -258,3 +262,40 @@ async def test_a_request_is_two_scripts_in_redis(world: World) -> None:
     sweeps = calls.get("cmdstat_zcard", 0)  # the sweeper's script, which alone asks for that
     assert calls["cmdstat_evalsha"] == 2 * 10 + sweeps
     assert "cmdstat_eval" not in calls
+
+
+async def test_a_token_of_a_trusted_issuer_calls_and_pays(world: World) -> None:
+    """Tenant and scopes come from its claims, its calls count for the tenant, and a wrong claim is refused."""
+    import time
+
+    import jwt
+    from aiohttp import web
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key()))
+
+    async def keys(_: web.Request) -> web.Response:
+        return web.json_response({"keys": [{**public, "kid": "k1", "alg": "RS256"}]})
+
+    def token(**claims: Any) -> str:
+        whole = {"iss": ISSUER, "aud": "tunegate", "sub": "ann", "exp": time.time() + 600, "tenant": world.tenant}
+        return jwt.encode({**whole, "scope": "chat", **claims}, private, "RS256", headers={"kid": "k1"})
+
+    site = web.Application()
+    site.router.add_get("/keys", keys)
+    runner = web.AppRunner(site)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", world.keys_port).start()
+        await world.limit(requests_per_minute=2)
+        world.key = token()
+        first = await world.ask()
+        assert (first.status_code, first.headers["x-ratelimit-remaining-requests"]) == (200, "1")
+        for claims, status in (({"scope": "embeddings"}, 403), ({"tenant": "unknown"}, 401), ({"aud": "other"}, 401)):
+            world.key = token(**claims)
+            assert (await world.ask()).status_code == status
+        (row,) = (await world.admin("GET", f"/usage?tenant={world.tenant}&group_by=key"))["data"]
+        assert row["key"].startswith("jwt_")
+    finally:
+        await runner.cleanup()

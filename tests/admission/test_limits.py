@@ -5,13 +5,13 @@ import pytest
 from app.admission.redis import RedisAdmission
 from app.errors import RateLimited
 from app.types import Account, AccountKind, Limits
-from tests.admission.cases import Clock, admitted, call, choice, entry, principal
+from tests.admission.cases import Clock, admitted, call, choice, entry, of_scope, principal
 
 
 @pytest.mark.parametrize("scope", ["key", "team", "tenant"])
 async def test_a_minutes_requests_are_counted_exactly(admission: RedisAdmission, clock: Clock, scope: str) -> None:
     """Whoever holds the limit, exactly so many calls pass at once and the refusal names who and what."""
-    who = principal(**{scope: Limits(requests_per_minute=60)})
+    who = of_scope(scope, {"requests_per_minute": 60})
     held = [await admitted(admission, who, f"r{i}") for i in range(60)]
     assert all(held)
     with pytest.raises(RateLimited, match=f"requests per minute of this {scope}: limit 60"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ class Now:
         return self.now
 
 
-def account(**limits: int) -> list[Account]:
+def account(**limits: Any) -> list[Account]:
     """One account with these limits."""
     return [Account(AccountKind.KEY, "k1", Limits(**limits))]
 

@@ -138,7 +138,7 @@ async def test_only_the_operators_algorithms_are_believed() -> None:
     tokens = World().tokens(algorithms=("ES256",))
     with pytest.raises(Unauthenticated, match="in a way that is not accepted"):
         await tokens.principal(token())
-    unsigned = jwt.encode({"iss": ISSUER, "aud": AUDIENCE, "sub": "a", "exp": 9e9, "tenant": "acme"}, None, "none")
+    unsigned = jwt.encode({"iss": ISSUER, "aud": AUDIENCE, "sub": "a", "exp": 9e9, "tenant": "acme"}, "", "none")
     with pytest.raises(Unauthenticated):
         await World().tokens().principal(unsigned.encode())
     header = {"alg": "HS256", "kid": "k1", "typ": "JWT"}

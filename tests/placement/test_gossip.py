@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from app.placement.gossip import Gossip
-from app.placement.replica import HEARD_SECONDS
+from app.placement.replica import HEARD_SECONDS, IDLE_SECONDS
 from app.placement.replicas import ReplicaSet
 from app.storage.redis import RedisDown, RedisStore
 from tests.placement.adapters import Clock, adapter, pool
@@ -52,7 +52,7 @@ def test_gateways_choose_by_the_load_of_all(clock: Clock) -> None:
     home = one.call("x")
     one.servers.replicas[home].leave("x")
     for number in range(40):
-        two.servers.replicas[home].enter(f"busy-{number}")
+        two.servers.replicas[home].sent(f"busy-{number}")
     _exchange(one, two)
     assert one.servers.replicas[home].total_load == 40
     assert one.call("x") != home
@@ -79,12 +79,16 @@ def test_a_name_in_use_elsewhere_is_not_unloaded(clock: Clock) -> None:
     replica = one.servers.replicas["http://a"]
     for number in range(2):
         replica.register(adapter(number).id, adapter(number).path, clock())
-    two.servers.replicas["http://a"].enter(adapter(0).id)
+    assert replica.idle_least_recent(clock()) is None, "both were used just now"
+    clock.now += IDLE_SECONDS
+    two.servers.replicas["http://a"].sent(adapter(0).id)
     _exchange(one, two)
-    assert replica.idle_least_recent() == adapter(1).id
-    two.servers.replicas["http://a"].leave(adapter(0).id)
+    assert replica.idle_least_recent(clock()) == adapter(1).id
+    assert not replica.is_quiet(adapter(0).id)
+    two.servers.replicas["http://a"].ended(adapter(0).id)
     _exchange(one, two)
-    assert replica.idle_least_recent() in (adapter(0).id, adapter(1).id)
+    assert replica.idle_least_recent(clock()) == adapter(0).id
+    assert replica.is_quiet(adapter(0).id)
     assert not replica.busy_elsewhere
 
 
@@ -100,7 +104,7 @@ def test_an_adapter_that_one_has_loaded_is_known_to_all(clock: Clock) -> None:
 def test_a_silent_gateway_is_forgotten(clock: Clock) -> None:
     """One that was killed has no calls in flight after a while."""
     one, two = Gateway(clock), Gateway(clock)
-    two.servers.replicas["http://a"].enter("x")
+    two.servers.replicas["http://a"].sent("x")
     _exchange(one, two)
     replica = one.servers.replicas["http://a"]
     assert (replica.total_load, replica.distinct_adapters) == (1, 1)
@@ -143,7 +147,7 @@ async def _talking(gateway: Gateway, url: str) -> AsyncIterator[None]:
 async def test_gateways_hear_one_another_over_redis(clock: Clock, redis_url: str) -> None:
     """The channel is a real Redis."""
     one, two = Gateway(clock), Gateway(clock)
-    one.servers.replicas["http://b"].enter("x")
+    one.servers.replicas["http://b"].sent("x")
     async with _talking(one, redis_url), _talking(two, redis_url), asyncio.timeout(10):
         while two.servers.replicas["http://b"].total_load != 1:
             await asyncio.sleep(0.02)

@@ -9,8 +9,14 @@ from dataclasses import dataclass, replace
 import pytest
 
 from app.placement.control import InvalidAdapter, ReplicaControl, ReplicaError
-from app.placement.loader import ATTEMPTS, REMEMBER_FAILED_SECONDS, REMEMBER_INVALID_SECONDS, AdapterLoader
-from app.placement.replica import Replica, new_replica
+from app.placement.loader import (
+    ATTEMPTS,
+    QUIET_SECONDS,
+    REMEMBER_FAILED_SECONDS,
+    REMEMBER_INVALID_SECONDS,
+    AdapterLoader,
+)
+from app.placement.replica import IDLE_SECONDS, Replica, new_replica
 from app.placement.residency import Level
 from tests.placement.adapters import Clock, adapter, pool
 from tests.support.replica import FakeReplica, fake_replica
@@ -33,7 +39,7 @@ async def bench() -> AsyncIterator[Bench]:
     seen: list[str] = []
     clock = Clock()
     async with fake_replica() as server, ReplicaControl() as control:
-        loader = AdapterLoader(control, clock=clock, observe=lambda *told: seen.append(told[1]))
+        loader = AdapterLoader(control, clock=clock, observe=lambda *told: seen.append(told[1]), names_per_place=1)
         yield Bench(loader, server, new_replica(pool(server.url), server.url), clock, seen)
         await loader.close()
 
@@ -76,6 +82,7 @@ async def test_the_least_recently_used_name_makes_room(bench: Bench) -> None:
     for number in range(4):
         await bench.loader.ensure(bench.replica, adapter(number))
     await bench.loader.ensure(bench.replica, adapter(0))
+    bench.clock.now += IDLE_SECONDS
     await bench.loader.ensure(bench.replica, adapter(4))
     assert set(bench.server.names) == {adapter(number).id for number in (0, 2, 3, 4)}
     assert set(bench.replica.registered) == set(bench.server.names)
@@ -86,6 +93,7 @@ async def test_an_adapter_in_use_is_never_unloaded(bench: Bench) -> None:
     for number in range(4):
         await bench.loader.ensure(bench.replica, adapter(number))
         bench.replica.enter(adapter(number).id)
+    bench.clock.now += IDLE_SECONDS
     await bench.loader.ensure(bench.replica, adapter(4))
     assert len(bench.server.names) == 5
     bench.replica.leave(adapter(2).id)
@@ -94,10 +102,36 @@ async def test_an_adapter_in_use_is_never_unloaded(bench: Bench) -> None:
     assert {adapter(number).id for number in (0, 1, 3, 5)} <= set(bench.server.names)
 
 
+async def test_a_name_used_a_moment_ago_is_never_unloaded(bench: Bench) -> None:
+    """Another gateway may have begun a call that it has not told of yet: better one name more than one call less."""
+    for number in range(6):
+        await bench.loader.ensure(bench.replica, adapter(number))
+    assert len(bench.server.names) == 6
+
+
+async def test_a_name_is_not_registered_again_while_its_old_calls_run(bench: Bench) -> None:
+    """VLLM's engine dies of one batch with two registrations of a name: the load waits, or another server is tried."""
+    bench.replica.sent(adapter(1).id)
+    loading = asyncio.create_task(bench.loader.ensure(bench.replica, adapter(1)))
+    await asyncio.sleep(0.05)
+    assert not bench.server.names
+    bench.replica.ended(adapter(1).id)
+    await loading
+    assert adapter(1).id in bench.server.names
+    bench.replica.heard("another", {adapter(2).id: 1}, bench.clock())
+    loading = asyncio.create_task(bench.loader.ensure(bench.replica, adapter(2)))
+    await asyncio.sleep(0.05)
+    bench.clock.now += QUIET_SECONDS + 0.1
+    with pytest.raises(ReplicaError, match="earlier registration"):
+        await loading
+    assert adapter(2).id not in bench.server.names
+
+
 async def test_a_call_during_the_unload_gets_its_adapter_back(bench: Bench) -> None:
     """Asked for while its name is being taken off, an adapter is loaded again, not believed to be there."""
     for number in range(4):
         await bench.loader.ensure(bench.replica, adapter(number))
+    bench.clock.now += IDLE_SECONDS
     bench.server.hold_loads = asyncio.Event()
     fifth = asyncio.create_task(bench.loader.ensure(bench.replica, adapter(4)))
     await _until(lambda: bench.server.loading_now == 1)

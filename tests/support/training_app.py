@@ -134,6 +134,7 @@ def training_app(engine: AsyncEngine, folder: Path, *, base: str = "base", **fie
         "admin": admin,
         "authenticate": authenticate,
         "policy": policy.current,
+        "refresh": policy.refresh,
         "objects": LocalObjects(folder),
         "pools": {"main": Pool("main", ("http://127.0.0.1:9",), base, max_lora_rank=16)},
         "trainer_secret": TRAINER_SECRET,

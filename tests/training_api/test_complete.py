@@ -20,6 +20,7 @@ from app.storage.administration import routes
 from app.storage.administration.change import changing
 from app.storage.administration.routes import StoredRoute
 from app.storage.artifacts import content_hash
+from app.storage.policy import PolicyReader
 from app.storage.signatures import Signers
 from app.storage.spec import RouteJson, TargetJson, VariantJson
 from app.storage.tables import aliases, audit_log, webhook_deliveries
@@ -116,6 +117,21 @@ async def test_a_completion_registers_a_version_that_a_route_names(
             select(audit_log.c.who).where(audit_log.c.object == f"adapter_versions/{version}")
         )
     assert who == "trainer"
+
+
+async def test_a_model_that_a_gateway_shows_can_be_called_there(
+    app: TrainingApp, acme: httpx2.AsyncClient, tmp_path: Path
+) -> None:
+    """Another gateway has not heard of the change yet: asked for the job, it catches up before it answers."""
+    work = await claimed(app, acme)
+    members, said = adapter(app, tmp_path / "made")
+    late = PolicyReader(app.engine)
+    await late.refresh()
+    name = (await work.complete(artifact=await work.put(tar(members)), **said)).json()["fine_tuned_model"]
+    assert late.current().route(work.tenant, name) is None
+    elsewhere = app.client(work.tenant, policy=late.current, refresh=late.refresh)
+    assert (await elsewhere.get(f"{JOBS}/{work.job}")).json()["fine_tuned_model"] == name
+    assert late.current().route(work.tenant, name) is not None
 
 
 async def test_a_completion_whose_answer_was_lost_is_answered_again(

@@ -252,11 +252,16 @@ async def test_a_released_job_is_not_released_by_a_stranger(app: TrainingApp, ac
 
 
 async def test_a_deleted_tenants_job_is_claimed_by_nobody(app: TrainingApp, acme: httpx2.AsyncClient) -> None:
-    """Its queue entry stays, and is never worked on."""
+    """It is offered to nobody, the sweep ends it, and the tenant's files go with their bytes."""
     job = await app.job(acme)
     async with changing(app.engine) as change:
         await tenants.delete(change, job["organization_id"])
     assert await app.claim(app.trainer()) is None
+    sweeper = Sweeper(app.engine, app.services.objects, app.services.terms, clock=app.clock)
+    await sweeper.sweep()
+    assert (await acme.get(f"{JOBS}/{job['id']}")).json()["status"] == "cancelled"
+    assert (await acme.get("/v1/files")).json()["data"] == []
+    assert not list((app.folder / "files").iterdir())
 
 
 async def test_a_waiting_claim_gets_a_job_that_comes_later(app: TrainingApp, acme: httpx2.AsyncClient) -> None:

@@ -15,6 +15,7 @@ from app.api.fine_tuning.bases import Base, base_of
 from app.api.fine_tuning.guard import Caller, Services, TuningRoute
 from app.api.fine_tuning.requests import AUTO, MAX_SEED, NewJob
 from app.errors import InvalidRequest, NotFound
+from app.storage.administration.change import outage
 from app.storage.tuning import checkpoints, events, files, jobs
 from app.storage.tuning.checkpoints import Checkpoint
 from app.storage.tuning.events import JobEvent
@@ -181,9 +182,13 @@ async def listing(
 
 @router.get("/{job_id}")
 async def get(job_id: JobId, caller: Caller, services: Services) -> JobJson:
-    """One job."""
+    """One job; a fine-tuned model that is shown here can be called at once."""
     async with services.read() as connection:
-        return JobJson.of(await jobs.get(connection, caller.tenant_id, job_id))
+        job = await jobs.get(connection, caller.tenant_id, job_id)
+    if job.fine_tuned_model and services.policy().route(caller.tenant_id, job.fine_tuned_model) is None:
+        with outage():
+            await services.refresh()
+    return JobJson.of(job)
 
 
 @router.post("/{job_id}/cancel")

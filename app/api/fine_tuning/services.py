@@ -36,12 +36,14 @@ class FileLimits:
 class TrainingServices:
     """The stores behind files and jobs, who may call, and what a tenant may use.
 
-    `admin` registers what was trained. `providers` are those whose fine-tuning API a trainer of this installation runs.
+    `refresh` reads what the policy has missed. `admin` registers what was trained. `providers` are those whose
+    fine-tuning API a trainer of this installation runs.
     """
 
     admin: AdminServices
     authenticate: Authenticate
     policy: Callable[[], Policy]
+    refresh: Callable[[], Awaitable[None]]
     objects: LocalObjects
     pools: Mapping[str, Pool]
     trainer_secret: str = field(repr=False)

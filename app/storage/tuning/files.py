@@ -14,12 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Conflict, NotFound, QuotaExhausted
 from app.storage.administration.change import Page, Row
-from app.storage.tables import files, fine_tuning_jobs
+from app.storage.tables import files, fine_tuning_jobs, tenants
 from app.storage.tuning.pages import by_time
 from app.storage.tuning.status import OPEN
 from app.storage.tuning.tenancy import lock
 
 NO_RETRY = ((b"x-should-retry", b"false"),)
+ANY_AGE = 0.0  # as `now`: a job's file is there for its trainer past its date too
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,13 @@ async def remove(connection: AsyncConnection, tenant_id: str, file_id: str, *, n
 
 
 async def remove_expired(connection: AsyncConnection, *, now: float, limit: int = 100) -> list[str]:
-    """Forget files past their time that no open job needs; returns their ids, whose bytes may go now."""
+    """Forget files past their time, or of deleted tenants, that no open job needs; returns their ids.
+
+    Their bytes may go now.
+    """
     needed = select(fine_tuning_jobs.c.id).where(_needs(files.c.id)).exists()
-    expired = select(files.c.id).where(files.c.expires_at <= now, ~needed).limit(limit)
+    orphaned = select(tenants.c.id).where(tenants.c.id == files.c.tenant_id, tenants.c.deleted).exists()
+    expired = select(files.c.id).where(or_(files.c.expires_at <= now, orphaned), ~needed).limit(limit)
     gone = delete(files).where(files.c.id.in_(expired)).returning(files.c.id)
     return [str(file_id) for file_id in (await connection.scalars(gone)).all()]
 

@@ -83,6 +83,11 @@ async def claim(connection: AsyncConnection, trainer: Trainer, terms: Terms, *, 
     return job_of(row)
 
 
+async def is_waiting(connection: AsyncConnection, trainer: Trainer, terms: Terms, *, now: float) -> bool:
+    """Whether there may be a job to claim: a look that locks nothing, for trainers that ask again and again."""
+    return await connection.scalar(select(jobs.c.id).where(_runnable(trainer, terms, now)).limit(1)) is not None
+
+
 async def hold(connection: AsyncConnection, job_id: str, token: int) -> Job:
     """The job, for its lease's holder only, kept until the transaction ends.
 
@@ -164,10 +169,12 @@ async def succeed(connection: AsyncConnection, job: Job, result: Mapping[str, An
 
 
 async def expire(connection: AsyncConnection, terms: Terms, *, now: float) -> int:
-    """Pause, or fail for good, jobs whose trainers are lost; returns how many were failed.
+    """Pause, or fail for good, jobs whose trainers are lost, and end those of deleted tenants; returns how many failed.
 
     A job is given up a whole lease after its last one ran out, for a late heartbeat still counts until then.
     """
+    ended = {"status": Status.CANCELLED.value, **_ended(now)}
+    await connection.execute(update(jobs).where(jobs.c.status.in_(OPEN), ~_owned()).values(ended))
     out = and_(jobs.c.status == Status.RUNNING, jobs.c.lease_expires_at < now)
     rest = {"status": Status.PAUSED.value, "holder": None, "lease_expires_at": None}
     await connection.execute(update(jobs).where(out, jobs.c.pause_requested).values(rest))
@@ -209,8 +216,11 @@ def _runnable(trainer: Trainer, terms: Terms, now: float) -> ColumnElement[bool]
     possible = or_(
         and_(jobs.c.provider.is_(None), jobs.c.base.in_(trainer.bases)), jobs.c.provider.in_(trainer.providers)
     )
-    owner = select(tenants.c.id).where(tenants.c.id == jobs.c.tenant_id, ~tenants.c.deleted).exists()
-    return and_(or_(jobs.c.status == Status.QUEUED, taken), possible, owner)
+    return and_(or_(jobs.c.status == Status.QUEUED, taken), possible, _owned())
+
+
+def _owned() -> ColumnElement[bool]:
+    return select(tenants.c.id).where(tenants.c.id == jobs.c.tenant_id, ~tenants.c.deleted).exists()
 
 
 def _held(job_id: str, token: int) -> tuple[ColumnElement[bool], ...]:

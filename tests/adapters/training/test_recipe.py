@@ -12,7 +12,7 @@ import pytest
 from adapters.training.arguments import planned_steps
 from adapters.training.errors import InvalidRecipe
 from adapters.training.recipe import changed, load_recipe, parse_recipe, shipped, shipped_recipe
-from adapters.training.sharding import deepspeed_config, fsdp_config
+from adapters.training.sharding import check_strategy, deepspeed_config, fsdp_config
 
 RECIPES = resources.files("adapters.training") / "recipes"
 
@@ -110,6 +110,14 @@ def test_changes_are_checked_as_the_recipe_is() -> None:
 def test_steps_are_epochs_stretched_for_small_data(changes: dict[str, Any], rows: int, steps: int) -> None:
     """At least min_steps, at most 50 epochs, exactly max_steps when it is set."""
     assert planned_steps(changed(shipped_recipe("tiny-cpu"), changes, source="test"), rows) == steps
+
+
+def test_zero3_needs_its_library() -> None:
+    """Where there are GPUs and no deepspeed, the message names the package; plain DDP needs nothing."""
+    check_strategy("ddp", cuda=False)
+    check_strategy("fsdp2", cuda=True)
+    with pytest.raises(InvalidRecipe, match="pip install 'deepspeed"):
+        check_strategy("zero3", cuda=True)
 
 
 def test_sharding_says_what_the_recipe_says() -> None:

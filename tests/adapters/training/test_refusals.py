@@ -86,6 +86,7 @@ def test_an_absent_or_broken_base_is_refused(tmp_path: Path, spoil: Any, words: 
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
+        ({"base_revision": "sha256:0"}, BaseNotFound, "the recipe wants sha256:0"),
         ({"adapter__rank": 32}, NotServable, "above the replicas' --max-lora-rank 16"),
         ({"adapter__rank": 128, "serving__max_lora_rank": 128}, InvalidRecipe, "above 64, the smallest side"),
         ({"serving__max_lora_rank": 24}, NotServable, "vLLM knows 1, 8, 16"),
@@ -101,6 +102,7 @@ def test_an_absent_or_broken_base_is_refused(tmp_path: Path, spoil: Any, words: 
             "not a multiple of 3 processes",
         ),
         ({"launch": {"by": "torchrun", "processes": 1, "strategy": "zero3"}}, InvalidRecipe, "zero3 needs CUDA"),
+        ({"launch": {"by": "torchrun", "processes": 1, "strategy": "fsdp2"}}, InvalidRecipe, "fsdp2 needs CUDA"),
     ],
 )
 def test_a_training_that_cannot_end_well_does_not_start(
