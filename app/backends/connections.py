@@ -61,8 +61,14 @@ class Connections:
         self._names = asyncio.Lock()
         self._found: Sequence[AddrInfoType] = []
         self._found_until = 0.0
+        self._opening = 0
         self._closing = False
         self._none_left = asyncio.Event()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether any is open, or being opened."""
+        return bool(self._all) or self._opening > 0
 
     async def take(self, timeout_seconds: float) -> Connection:
         """A connection that is free now, else a new one; raises Unreached."""
@@ -72,6 +78,7 @@ class Connections:
             if since > oldest:
                 return connection
             connection.abort()
+        self._opening += 1
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await self._connect()
@@ -79,6 +86,8 @@ class Connections:
             error = Unreached(type(exc).__name__)
             error.timed_out = isinstance(exc, TimeoutError)
             raise error from exc
+        finally:
+            self._opening -= 1
 
     async def close(self) -> None:
         """Close all of them, and wait until they are."""

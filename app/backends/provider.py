@@ -86,6 +86,7 @@ class HttpBackend:
         if place is None:
             if len(self._places) >= MAX_PLACES:
                 self._places.clear()
+                self._connections = {key: kept for key, kept in self._connections.items() if kept.in_use}
             place = self._places[base_url, operation] = self._new_place(base_url, operation)
         return place
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from app.cache.frames import PAST, unframed
+from app.cache.relations import NONE, Relations, relations
 from app.cache.lexicon import (
     CALENDAR_ONLY_CAPITALISED,
     CURRENCIES,
@@ -36,7 +37,7 @@ from app.cache.lexicon import (
     WEEKDAYS,
 )
 
-REVISION = 1  # raise it when features change: those of another revision are never compared
+REVISION = 2  # raise it when features change: those of another revision are never compared
 MAX_CHARACTERS = 600  # beyond this the embedder may have cut the text, and nobody could vouch for the rest
 
 _EXACT = re.compile(
@@ -68,8 +69,9 @@ _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _NOT_NAMES = frozenset(
     {"i", "i'm", "i've", "i'd", "i'll", "ok", *FUNCTION_WORDS, *NEGATIONS, *UNITS, *MONTHS, *WEEKDAYS}
 )
-_ASKED_AMOUNTS = frozenset({"quantity", "amount", "what", "duration"})
+_MAY_BE = frozenset({"howto", "where", "possible", "polar", "request"})  # of these "can" makes no other question
 _MAY = frozenset({"can", "could", "may", "might", "allowed", "permitted", "able"})
+_FINDING = frozenset({"find", "get"})
 _DEGREES = frozenset({"°", "degree", "degrees"})
 
 
@@ -87,6 +89,7 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     ends: tuple[str, ...]
     subject: str
+    relations: Relations
     readable: bool
 
 
@@ -101,6 +104,8 @@ def features(text: str) -> Features:
     words = tuple(_WORD.findall(_written_out(bare)))
     kind, rest, subject = unframed(_phrased(_written_out(" ".join(plain))))
     kind, content = _content(kind, rest)
+    if kind == "where" and not _FINDING.isdisjoint(words):
+        subject = ""  # "where do I find it" is "where is it"
     return Features(
         words=words,
         content=tuple(content),
@@ -113,11 +118,12 @@ def features(text: str) -> Features:
         kind=kind,
         ends=tuple(sorted(_ends(rest))),
         subject=subject if subject == "i" else stem(subject),
+        relations=relations(_WORD.findall(rest), stem),
         readable=_is_english(words, text),
     )
 
 
-UNREADABLE = Features((), (), (), 0, (), (), "", (), "", (), "", readable=False)
+UNREADABLE = Features((), (), (), 0, (), (), "", (), "", (), "", NONE, readable=False)
 
 
 def stem(word: str) -> str:
@@ -171,13 +177,13 @@ def _phrased(text: str) -> str:
 def _content(kind: str, rest: str) -> tuple[str, list[str]]:
     """The words that count, once each and in order; a measured quantity is a kind of its own.
 
-    Whether something may be is a word of its own where its amount is asked for: "have I used" is not "may I use".
+    Whether something may be counts, but where the kind says it: "when can I leave" is not "when do I leave".
     """
     base, past = kind.removesuffix(PAST), kind[len(kind.removesuffix(PAST)) :]
     said = _KEPT_FOR.get(base, frozenset())
     found: dict[str, None] = {}
     for word in _WORD.findall(rest):
-        if base in _ASKED_AMOUNTS and word in _MAY:
+        if base not in _MAY_BE and word in _MAY:
             found["may"] = None
         if word in FUNCTION_WORDS or word in NEGATIONS:
             continue

@@ -15,7 +15,8 @@ from enum import StrEnum
 
 from app.cache.features import Features, bare_form, stem
 from app.cache.frames import PAST
-from app.cache.lexicon import AXES, LIGHT, OPPOSITES, PASTS, TYING, UNITS
+from app.cache.lexicon import AXES, MOMENTS, MONTHS, PASTS, TYING, UNITS, WEEKDAYS
+from app.cache.relations import explained, inversions, owned_otherwise, tied_otherwise, told_otherwise
 
 
 class GuardReason(StrEnum):
@@ -30,24 +31,18 @@ class GuardReason(StrEnum):
     QUOTE = "quote"
     CODE = "code"
     QUESTION = "question"
+    TENSE = "tense"
+    PERSON = "person"
     ORDER = "order"
     ADDITION = "addition"
     SUBSTITUTION = "substitution"
 
 
+_CALENDAR = frozenset(map(stem, (*MONTHS, *WEEKDAYS, *MOMENTS)))
 _POLES = frozenset(stem(word) for axis in AXES for word in axis.one | axis.other)
 _UNIT_WORDS = frozenset(map(stem, UNITS))
-_LIGHT = frozenset(map(stem, LIGHT))
-_OPPOSITES = tuple((stem(one), stem(other)) for one, other in OPPOSITES)
-_ALIKE = (
-    {"possible", "polar"},
-    {"possible", "request"},
-    {"what", "amount"},
-    {"when", "time"},
-    {"when", "date"},
-)
+_ALIKE = ({"when", "time"},)
 _ACTED = ("possible", "polar", "quantity", "why", "when", "where", "time", "date")
-_COUNTED = ("quantity", "amount", "frequency")
 _OF_A_NUMBER = {"what", "amount", "quantity"}
 _OF_NUMBERS = _OF_A_NUMBER | {"price"}
 
@@ -65,17 +60,8 @@ def _unreadable(a: Features, b: Features) -> bool:
 
 
 def _only(a: Features, b: Features) -> frozenset[str]:
-    """Words that count in the one text and not in the other.
-
-    Light ones may come and go, but not change ("use it", "get it"); and they count where nothing else is shared, or
-    where an amount is asked for ("days that I have", "have taken").
-    """
-    ours, theirs = frozenset(a.content), frozenset(b.content)
-    differing = ours ^ theirs
-    changed = not (ours - theirs).isdisjoint(_LIGHT) and not (theirs - ours).isdisjoint(_LIGHT)
-    if changed or not (ours & theirs) - _LIGHT or not {a.kind, b.kind}.isdisjoint(_COUNTED):
-        return differing
-    return differing - _LIGHT
+    """Words that count in the one text and not in the other."""
+    return frozenset(a.content) ^ frozenset(b.content)
 
 
 def _numbers_differ(a: Features, b: Features) -> bool:
@@ -84,10 +70,7 @@ def _numbers_differ(a: Features, b: Features) -> bool:
 
 def _poles_differ(a: Features, b: Features) -> bool:
     """Whether a word in which the texts differ is one end of a pair of opposites."""
-    if not _only(a, b).isdisjoint(_POLES):
-        return True
-    ours, theirs = set(a.content) - set(b.content), set(b.content) - set(a.content)
-    return any((x in ours and y in theirs) or (y in ours and x in theirs) for x, y in _OPPOSITES)
+    return not _only(a, b).isdisjoint(_POLES)
 
 
 def _names_differ(a: Features, b: Features) -> bool:
@@ -120,6 +103,12 @@ def _told_of_another_time(a: Features, b: Features) -> bool:
     return any((forms_a[word] in PASTS) != (forms_b[word] in PASTS) for word in forms_a.keys() & forms_b.keys())
 
 
+def _tenses_differ(a: Features, b: Features) -> bool:
+    """A verb is in the past in one text only; in "how is it done" that is no past."""
+    shared = frozenset(a.content) & frozenset(b.content)
+    return a.kind != "howto" and told_otherwise(a.relations, b.relations, shared)
+
+
 def _substituted(a: Features, b: Features) -> bool:
     only = _only(a, b)
     return not only.isdisjoint(a.content) and not only.isdisjoint(b.content)
@@ -132,19 +121,32 @@ def _roles_differ(a: Features, b: Features) -> bool:
 
 
 def _order_differs(a: Features, b: Features) -> bool:
-    """Words have changed places around words of direction, or two of them in otherwise the same text."""
-    if _roles_differ(a, b):
+    """Words have changed places, or hang together by other small words."""
+    if _roles_differ(a, b) or _moved(a, b):
         return True
     ends_a, ends_b = _by_direction(a), _by_direction(b)
     for direction in ends_a.keys() & ends_b.keys():
         if not (ends_a[direction] <= ends_b[direction] or ends_b[direction] <= ends_a[direction]):
             return True
-    if _tied_otherwise(ends_a, ends_b):
-        return True
-    if len(a.words) != len(b.words) or set(a.words) != set(b.words):
+    converted = bool(a.numbers) and a.kind != b.kind  # "5 miles in feet", "convert 5 miles to feet"
+    return not converted and (_tied_otherwise(ends_a, ends_b) or tied_otherwise(a.relations, b.relations, _placed(a)))
+
+
+def _placed(text: Features) -> frozenset[str]:
+    """Names and dates: "of" one and "in" one come to the same."""
+    return frozenset(map(stem, (*text.names, *(word for word in text.content if word in _CALENDAR))))
+
+
+def _moved(a: Features, b: Features) -> bool:
+    """Whether two words are the other way round, and nothing explains it."""
+    if ("whom" in a.words) != ("whom" in b.words) and a.kind == b.kind and not {a.subject, b.subject} & {"i", "you"}:
+        return "by" not in (*a.words[:1], *b.words[:1])
+    if a.numbers and a.kind != b.kind:
         return False
-    moved = [(one, other) for one, other in zip(a.words, b.words, strict=True) if one != other]
-    return len(moved) == 2 and moved[0] == moved[1][::-1]
+    return any(
+        not explained(one, other, a.relations, b.relations) and not {one, other} & (_CALENDAR | {*a.dates})
+        for one, other in inversions(a.content, b.content)
+    )
 
 
 def _tied_otherwise(ends_a: dict[str, set[str]], ends_b: dict[str, set[str]]) -> bool:
@@ -166,7 +168,7 @@ def _by_direction(text: Features) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for end in text.ends:
         direction, *chunk = end.split(" ")
-        counted = set(chunk) & set(text.content) - _LIGHT
+        counted = set(chunk) & set(text.content)
         if counted:
             found.setdefault(direction, set()).update(counted)
     return found
@@ -184,5 +186,7 @@ _RULES: tuple[tuple[GuardReason, Callable[[Features, Features], bool]], ...] = (
     (GuardReason.QUESTION, _kinds_differ),
     (GuardReason.SUBSTITUTION, _substituted),
     (GuardReason.ADDITION, lambda a, b: bool(_only(a, b))),
+    (GuardReason.TENSE, _tenses_differ),
+    (GuardReason.PERSON, lambda a, b: owned_otherwise(a.relations, b.relations)),
     (GuardReason.ORDER, _order_differs),
 )

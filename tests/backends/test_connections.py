@@ -24,6 +24,7 @@ from app.backends.provider import HttpBackend
 from app.errors import UpstreamFailed, UpstreamRefused
 from app.types import Call, Endpoint
 from tests.backends.calls import call, endpoint
+from tests.support.processes import free_port
 from tests.support.provider import Peer, Provider, Received, answer, events, fake_provider, plain, whole
 
 WHOLE = json.dumps(answer("gpt")).encode()
@@ -94,6 +95,19 @@ async def test_a_connection_that_was_free_too_long_is_closed(
         await served.wait()
     await _read(backend, endpoint(provider.url), call())
     assert provider.connections == 2
+
+
+async def test_addresses_that_came_and_went_are_forgotten(
+    backend: HttpBackend, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those with open connections stay when many have been seen, and they are still used."""
+    monkeypatch.setattr("app.backends.provider.MAX_PLACES", 1)
+    await _read(backend, endpoint(provider.url), call())
+    for number in range(5):
+        with pytest.raises(UpstreamFailed):
+            await _read(backend, endpoint(f"http://127.0.0.1:{free_port()}/{number}"), call())
+    await _read(backend, endpoint(provider.url), call())
+    assert provider.connections == 1
 
 
 async def test_bytes_that_nobody_asked_for_close_the_connection(backend: HttpBackend, provider: Provider) -> None:

@@ -197,6 +197,8 @@ def _judge(world: World, place: tuple[str, str], said: str, asked_at: float, tal
         tally.ok += 1
     elif said in world.adapters[place].ever():
         tally.wrong_version += 1
+        late = world.adapters[place].seconds_late(said, asked_at)
+        tally.reasons[f"{place} got a version {late:.2f} s after its flip was confirmed"] += 1
     elif said in world.speakers:
         tally.wrong_tenant += 1
         tally.reasons[f"{place} got the answer of {world.speakers[said]}"] += 1

@@ -48,6 +48,11 @@ class Adapter:
             if meaning.since <= answered_at and meaning.until + SETTLE_SECONDS >= asked_at
         }
 
+    def seconds_late(self, said: str, asked_at: float) -> float:
+        """How long before the call the last meaning that says this had ended."""
+        ends = [meaning.until for meaning in self.meanings if self.versions[meaning.index][1] == said]
+        return asked_at - max((end for end in ends if end <= asked_at), default=asked_at)
+
     def ever(self) -> set[str]:
         """What any of its versions says."""
         return {said for _, said in self.versions}

@@ -59,6 +59,11 @@ class TrainingApp:
     clients: list[httpx2.AsyncClient] = field(default_factory=list)
 
     @property
+    def provider(self) -> str:
+        """The provider that a trainer fine-tunes at; like the base, no other test's."""
+        return f"at-{self.base}"
+
+    @property
     def engine(self) -> AsyncEngine:
         """The database."""
         return self.services.admin.engine
@@ -115,7 +120,7 @@ def application(services: TrainingServices) -> FastAPI:
 
 
 def training_app(engine: AsyncEngine, folder: Path, *, base: str = "base", **fields: Any) -> TrainingApp:
-    """An application with one pool, `main`, and the provider `openai` that a trainer fine-tunes at."""
+    """An application with one pool, `main`, and one provider that a trainer fine-tunes at."""
     clock, principals = Clock(), dict[str, Principal]()
     policy = PolicyReader(engine)
 
@@ -128,7 +133,7 @@ def training_app(engine: AsyncEngine, folder: Path, *, base: str = "base", **fie
             raise Unauthenticated("The API key is not known here.")
         return known
 
-    prices = PriceList({"main/*": Price(1, 1), "openai/*": Price(1, 1), "small/*": Price(1, 1)})
+    prices = PriceList({"main/*": Price(1, 1), f"at-{base}/*": Price(1, 1), "small/*": Price(1, 1)})
     admin: AdminServices = admin_services(engine, folder, changed=changed, prices=prices)
     given: dict[str, Any] = {
         "admin": admin,
@@ -141,7 +146,7 @@ def training_app(engine: AsyncEngine, folder: Path, *, base: str = "base", **fie
         "terms": Terms(60.0, 3),
         "limits": FileLimits(1_000_000, 3_000_000, 1_000_000),
         "budget": lambda _: Budget(3),
-        "providers": frozenset({"openai"}),
+        "providers": frozenset({f"at-{base}"}),
         "clock": clock,
     }
     services = TrainingServices(**{**given, **fields})

@@ -67,7 +67,7 @@ class Work:
 async def claimed(app: TrainingApp, acme: httpx2.AsyncClient, name: str = "one", **fields: Any) -> Work:
     """A new job in the hands of a trainer."""
     job = await app.job(acme, **fields)
-    got = await app.claim(app.trainer(), name, providers=["openai"])
+    got = await app.claim(app.trainer(), name, providers=[app.provider])
     assert got is not None
     assert got["job"]["id"] == job["id"]
     trainer = app.trainer()
@@ -302,7 +302,7 @@ async def test_a_damaged_or_too_large_blob_is_not_kept(app: TrainingApp, acme: h
 async def test_a_providers_model_becomes_a_route_of_the_tenant(app: TrainingApp, acme: httpx2.AsyncClient) -> None:
     """A provider job ends with the provider's model; the tenant's route names it; repeated, it is the same."""
     tenant = app.principals[acme.headers["authorization"].removeprefix("Bearer ")].tenant_id
-    arm = VariantJson(name="only", weight=1, target=TargetJson(provider="openai", model="gpt-x"))
+    arm = VariantJson(name="only", weight=1, target=TargetJson(provider=app.provider, model="gpt-x"))
     async with changing(app.engine) as change:
         await routes.put(change, StoredRoute("theirs", tenant, RouteJson(variants=[arm])))
     await app.policy.refresh()
@@ -314,7 +314,7 @@ async def test_a_providers_model_becomes_a_route_of_the_tenant(app: TrainingApp,
         assert answer.json()["version"] == "ft:gpt-x:org::1"
     route = app.policy.current().route(tenant, answer.json()["fine_tuned_model"])
     assert route is not None
-    assert route.variants[0].target == ProviderTarget("openai", "ft:gpt-x:org::1")
+    assert route.variants[0].target == ProviderTarget(app.provider, "ft:gpt-x:org::1")
 
 
 async def test_where_signatures_are_required_a_trainer_signs(

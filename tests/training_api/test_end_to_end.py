@@ -189,6 +189,20 @@ def _memory(made: World) -> int:
     return int(line.split()[1]) * 1024
 
 
+def test_a_trainer_that_has_gone_is_given_no_job(made: World, tmp_path: Path) -> None:
+    """It hangs up while it waits: the job that comes then is not leased to it; the next one who asks has token 1."""
+    headers = {"authorization": f"Bearer {SECRET}"}
+    body = {"trainer": "gone", "bases": [BASE_NAME], "wait_seconds": 30}
+    with httpx2.Client(base_url=made.gateway.url, headers=headers, timeout=30) as api:
+        with pytest.raises(httpx2.ReadTimeout):
+            api.post("/training/v1/claim", json=body, timeout=0.5)
+        with made.tenant("waiting") as client:
+            job = start(client, chat_file(tmp_path / "rows.jsonl", "acme", count=10), "x")
+            claimed = api.post("/training/v1/claim", json=body | {"trainer": "here"}).json()
+            assert (claimed["job"]["id"], claimed["lease"]["token"]) == (job.id, 1)
+            client.fine_tuning.jobs.cancel(job.id)
+
+
 def test_secrets_of_the_installation_are_kept_and_closed(made: World, tmp_path: Path) -> None:
     """The admin's key does not open the training API; a key that was made is for its owner only."""
     answer = httpx2.post(

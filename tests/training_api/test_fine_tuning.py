@@ -134,8 +134,8 @@ async def test_the_model_decides_who_trains(app: TrainingApp, acme: httpx2.Async
     tenant = owner(app, acme)
     await route(app, tenant, "plain", TargetJson(pool="main"))
     await route(app, tenant, "tuned", TargetJson(pool="main", adapter="support"))
-    await route(app, tenant, "mixed", TargetJson(pool="main"), TargetJson(provider="openai", model="gpt"))
-    await route(app, tenant, "theirs", TargetJson(provider="openai", model=f"gpt-{app.base}"))
+    await route(app, tenant, "mixed", TargetJson(pool="main"), TargetJson(provider=app.provider, model="gpt"))
+    await route(app, tenant, "theirs", TargetJson(provider=app.provider, model=f"gpt-{app.base}"))
     await route(app, tenant, "elsewhere", TargetJson(provider="other", model="gpt"))
     await route(app, tenant, "vectors", TargetJson(embedded="minilm"))
     for model in (app.base, "plain"):
@@ -144,9 +144,9 @@ async def test_the_model_decides_who_trains(app: TrainingApp, acme: httpx2.Async
         await acme.post(f"{JOBS}/{job['id']}/cancel")
     await app.job(acme, model="theirs")
     assert await app.claim(app.trainer()) is None
-    claimed = await app.claim(app.trainer(), providers=["openai"])
+    claimed = await app.claim(app.trainer(), providers=[app.provider])
     assert claimed is not None
-    assert (claimed["job"]["provider"], claimed["job"]["model"]) == ("openai", f"gpt-{app.base}")
+    assert (claimed["job"]["provider"], claimed["job"]["model"]) == (app.provider, f"gpt-{app.base}")
     for model, words in (
         ("tuned", f"its base model, {app.base}"),
         ("mixed", "mixture"),

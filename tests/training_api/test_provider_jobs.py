@@ -80,7 +80,9 @@ class There:
                 "name": name,
                 "work": self.folder / name,
                 "bases": {"another": {"path": BASE}},
-                "providers": {"openai": {"base_url": self.provider.url, "key_env": "KEY", "poll_seconds": 0.02}},
+                "providers": {
+                    self.app.provider: {"base_url": self.provider.url, "key_env": "KEY", "poll_seconds": 0.02}
+                },
                 "poll_seconds": 0,
             }
         )
@@ -102,7 +104,7 @@ async def there(app: TrainingApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KEY", "sk-test")
     tenant = f"prov{next(_numbers)}"
     client = await app.tenant(tenant)
-    arm = VariantJson(name="only", weight=1, target=TargetJson(provider="openai", model="gpt-4o-mini"))
+    arm = VariantJson(name="only", weight=1, target=TargetJson(provider=app.provider, model="gpt-4o-mini"))
     async with changing(app.engine) as change:
         await routes.put(change, StoredRoute("theirs", tenant, RouteJson(variants=[arm])))
     await app.policy.refresh()
@@ -136,7 +138,7 @@ async def test_a_job_there_ends_as_a_route_of_the_tenant(there: There, rows: byt
     assert asked == {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": 0.5}
     route = there.app.policy.current().route(there.tenant, ended["fine_tuned_model"])
     assert route is not None
-    assert route.variants[0].target == ProviderTarget("openai", made["fine_tuned_model"])
+    assert route.variants[0].target == ProviderTarget(there.app.provider, made["fine_tuned_model"])
     assert ended["trained_tokens"] == made["trained_tokens"]
     log = (await there.client.get(f"{JOBS}/{job}/events", params={"limit": 100})).json()["data"]
     assert any(event["type"] == "metrics" and "train_loss" in event["data"] for event in log)
