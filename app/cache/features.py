@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from app.cache.frames import PAST, unframed
-from app.cache.relations import NONE, Relations, relations
 from app.cache.lexicon import (
     CALENDAR_ONLY_CAPITALISED,
     CURRENCIES,
     DIRECTIONS,
     FOREIGN_WORDS,
     FUNCTION_WORDS,
+    GOVERNING,
     IRREGULAR,
     KEPT_FOR,
     MEASURES,
@@ -36,6 +36,7 @@ from app.cache.lexicon import (
     UNITS,
     WEEKDAYS,
 )
+from app.cache.relations import NONE, Relations, relations
 
 REVISION = 2  # raise it when features change: those of another revision are never compared
 MAX_CHARACTERS = 600  # beyond this the embedder may have cut the text, and nobody could vouch for the rest
@@ -71,6 +72,7 @@ _NOT_NAMES = frozenset(
 )
 _MAY_BE = frozenset({"howto", "where", "possible", "polar", "request"})  # of these "can" makes no other question
 _MAY = frozenset({"can", "could", "may", "might", "allowed", "permitted", "able"})
+_OF = frozenset({"of", "with"})  # "a file of 5 MB", "with 5 MB"
 _FINDING = frozenset({"find", "get"})
 _DEGREES = frozenset({"°", "degree", "degrees"})
 
@@ -118,7 +120,7 @@ def features(text: str) -> Features:
         kind=kind,
         ends=tuple(sorted(_ends(rest))),
         subject=subject if subject == "i" else stem(subject),
-        relations=relations(_WORD.findall(rest), stem),
+        relations=relations(_WORD.findall(rest), _before_numbers(tokens), _last_word(text), stem),
         readable=_is_english(words, text),
     )
 
@@ -159,6 +161,20 @@ def _undoubled(word: str) -> str:
 _SYNONYMS = {bare_form(word): bare_form(group.split()[0]) for group in SYNONYM_GROUPS for word in group.split()}
 _KEPT_FOR = {kind: frozenset(map(stem, words)) for kind, words in KEPT_FOR.items()}
 _MEASURES = {bare_form(word): name for name, words in MEASURES.items() for word in words.split()}
+
+
+def _before_numbers(tokens: Sequence[str]) -> Iterator[str]:
+    """The prepositions that stand before numbers, a currency between them or not."""
+    for place, token in enumerate(tokens):
+        if token[0].isdigit() or token.casefold() in NUMBER_WORDS:
+            before = place - 1 - (place > 1 and tokens[place - 1] in CURRENCIES)
+            if before >= 0 and (word := tokens[before].casefold()) in GOVERNING.keys() - _OF:
+                yield SAME_DIRECTION.get(word, word)
+
+
+def _last_word(text: str) -> str:
+    words = text.rsplit(None, 1)
+    return words[-1].rstrip(".?!").casefold() if words else ""
 
 
 def _written_out(text: str) -> str:

@@ -2,10 +2,12 @@
 
 Sentence embeddings put "turn it on" beside "turn it off" and account 1234 beside 1235. So after the similarity
 threshold both texts must say the same: the same numbers with their units, dates, names, negations, quoted text and
-code, ask for the same kind of answer, and, once frames, small words and synonyms are set aside, use the same words,
-with the same ends of every "from … to". The vectors then only have to find candidates. It errs towards refusing: a
-refusal costs one upstream call, a wrong answer costs trust. What it cannot read (another language or script, a long
-text) it refuses.
+code, and ask for the same kind of answer. Then every other word of the one must be matched in the other: the same stem,
+a synonym of a closed list, or one of a short closed list of small words that carry nothing; a word that no list knows
+is refused, not let through. Matched words must also be in the same tense, of the same person, behind the same
+prepositions and in the same order, or a known turn of the language explains it. The vectors then only have to find
+candidates. It errs towards refusing: a refusal costs one upstream call, a wrong answer costs trust. What it cannot read
+(another language or script, a long text) it refuses.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _CALENDAR = frozenset(map(stem, (*MONTHS, *WEEKDAYS, *MOMENTS)))
 _POLES = frozenset(stem(word) for axis in AXES for word in axis.one | axis.other)
 _UNIT_WORDS = frozenset(map(stem, UNITS))
 _ALIKE = ({"when", "time"},)
-_ACTED = ("possible", "polar", "quantity", "why", "when", "where", "time", "date")
+_ACTED = frozenset({"possible", "polar", "quantity", "why", "when", "where", "time", "date", "howto"})
 _OF_A_NUMBER = {"what", "amount", "quantity"}
 _OF_NUMBERS = _OF_A_NUMBER | {"price"}
 
@@ -106,7 +108,15 @@ def _told_of_another_time(a: Features, b: Features) -> bool:
 def _tenses_differ(a: Features, b: Features) -> bool:
     """A verb is in the past in one text only; in "how is it done" that is no past."""
     shared = frozenset(a.content) & frozenset(b.content)
-    return a.kind != "howto" and told_otherwise(a.relations, b.relations, shared)
+    if a.kind == "howto":
+        return False
+    return told_otherwise(a.relations, b.relations, shared) or _undergone(a, b) or _undergone(b, a)
+
+
+def _undergone(a: Features, b: Features) -> bool:
+    """Whether one text says of its subject what the other does to it: "what is charged", "what charges"."""
+    moved = set(a.relations.past) - set(b.relations.past) & set(b.content)
+    return a.kind in ("what", "who") and bool(moved) and "by" not in a.words and not b.relations.agents
 
 
 def _substituted(a: Features, b: Features) -> bool:
@@ -117,7 +127,13 @@ def _substituted(a: Features, b: Features) -> bool:
 def _roles_differ(a: Features, b: Features) -> bool:
     """Who does it, or what is counted, is another one of the same words."""
     both = {"i"} | (set(a.content) & set(b.content))
-    return a.kind.removesuffix(PAST) in _ACTED and a.subject != b.subject and {a.subject, b.subject} <= both
+    if a.subject == b.subject:
+        turned = set(a.relations.past) ^ set(b.relations.past)  # "how is a driver rated", "how does a driver rate"
+        return a.kind == "howto" and a.subject not in ("", "i", "you") and not turned.isdisjoint(both)
+    if a.kind == "howto" and (a.relations.passive or b.relations.passive or a.relations.past != b.relations.past):
+        return False
+    acted = {text.kind.removesuffix(PAST) for text in (a, b)} <= _ACTED
+    return acted and {a.subject, b.subject} <= both
 
 
 def _order_differs(a: Features, b: Features) -> bool:
@@ -129,7 +145,9 @@ def _order_differs(a: Features, b: Features) -> bool:
         if not (ends_a[direction] <= ends_b[direction] or ends_b[direction] <= ends_a[direction]):
             return True
     converted = bool(a.numbers) and a.kind != b.kind  # "5 miles in feet", "convert 5 miles to feet"
-    return not converted and (_tied_otherwise(ends_a, ends_b) or tied_otherwise(a.relations, b.relations, _placed(a)))
+    return not converted and (
+        _tied_otherwise(ends_a, ends_b) or tied_otherwise(a.relations, b.relations, _placed(a) | _placed(b))
+    )
 
 
 def _placed(text: Features) -> frozenset[str]:

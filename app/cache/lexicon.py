@@ -175,20 +175,20 @@ SYNONYM_GROUPS = (
     "cancel terminate end", "pause suspend", "enable activate", "disable deactivate", "buy purchase",
     "submit lodge", "deliver delivery ship shipping shipment", "parcel package", "photo picture image photograph",
     "movie film", "tv television", "car automobile", "phone telephone cellphone smartphone", "fridge refrigerator",
-    "bike bicycle", "take bring", "flat apartment", "luggage baggage", "vacation holiday",
-    "start begin commence",
+    "bike bicycle", "take bring", "flat apartment", "luggage baggage", "vacation holiday", "start begin commence",
     "finish complete", "fix repair resolve solve", "problem issue trouble", "choose select pick", "show display",
     "see view", "big large huge", "small little tiny", "fast quick rapid", "loud noisy noise", "quiet silent",
-    "mute silence", "invoice bill", "colleague coworker", "client customer", "doctor physician", "child kid", "include contain comprise", "mean meaning signify",
-    "leave depart", "trip journey", "everyone everybody", "someone somebody", "anyone anybody", "people person",
-    "nobody noone", "register enroll", "raise increase", "reduce decrease lower", "write author",
-    "paint painter", "invent inventor", "direct director", "compose composer", "convert conversion",
-    "calculate compute", "must should shall ought required obliged supposed", "quick fast", "wrong incorrect", "town city", "sick ill",
-    "medicine medication drug",
-    "connect connection", "renew renewal", "cancel cancellation", "subscribe subscription", "pay payment", "reserve reservation book booking", "refund reimbursement reimburse", "verify verification",
-    "require requirement", "everyday daily",
-    "talk speak", "answer reply respond", "heat preheat", "discount discounted", "close shut",
-    "available availability", "warranty guarantee", "owner own", "valid validity",
+    "mute silence", "invoice bill", "colleague coworker", "client customer", "doctor physician", "child kid",
+    "include contain comprise", "mean meaning signify", "leave depart", "trip journey", "everyone everybody",
+    "someone somebody", "anyone anybody", "people person", "nobody noone", "register enroll", "raise increase",
+    "reduce decrease lower", "write author", "paint painter", "invent inventor", "direct director",
+    "compose composer", "convert conversion", "calculate compute",
+    "must should shall ought required obliged supposed", "quick fast", "wrong incorrect", "town city", "sick ill",
+    "medicine medication drug", "connect connection", "renew renewal", "cancel cancellation",
+    "subscribe subscription", "pay payment", "reserve reservation book booking", "refund reimbursement reimburse",
+    "verify verification", "require requirement", "everyday daily", "talk speak", "answer reply respond",
+    "heat preheat", "discount discounted", "close shut", "available availability", "warranty guarantee",
+    "owner own", "valid validity",
 )  # fmt: skip
 IRREGULAR = {
     "site": "website", "wrote": "write", "written": "write", "bought": "buy", "sent": "send", "paid": "pay",
@@ -215,8 +215,7 @@ PASTS = _set(
     "said saw sold spent stole taught thought told won led built held brought caught left knew grew flew wore "
     "spoke sang"
 )
-_UNDERGONE = (
-    r"\b(?:am|was|be|been|being|get|got) (?:i )?"
+_PARTICIPLE = (
     r"((?!allowed|supposed|required|obliged|permitted)[a-z]+ed"
     r"|paid|sent|given|told|shown|taken|seen|sold|caught|hit|left)\b"
 )
@@ -244,7 +243,8 @@ PHRASES = (
     (r"\b(heat(?:ing)?|warm(?:ing)?) ((?:[a-z]+ ){0,3})up\b", r" \1 \2"),
     (r"\bput ((?:[a-z]+ ){1,4})together\b", r" assemble \1 "),
     (r"\be-mail\b", " email "),
-    (_UNDERGONE, r" undergo \1 "),
+    (r"\b(?:am|be|being|get) (?:i )?" + _PARTICIPLE, r" undergo \1 "),
+    (r"\b(?:was|been|got) (?:i )?" + _PARTICIPLE, r" underwent \1 "),
     (r"\bis it necessary (?:for (?:me|us) )?to\b", " must i "),
     (r"\bset(?:ting)? (?:a|the) reminder\b(?: for (?:me|us))?", " remind "),
     (r"\btakes? place\b", " "),

@@ -8,17 +8,19 @@ two texts put matched words in another order, one of a few known turns of the la
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import msgspec
 
 from app.cache.lexicon import ARTICLES, FUNCTION_WORDS, GOVERNING, IRREGULAR, MOVING, OWNERS, PASTS, PERSONS
 
+# forms that go with a participle: it is no past then
 _BE = frozenset({"is", "are", "am", "be", "being", "get", "gets", "want", "need", "would"})
 
 
 class Relations(msgspec.Struct, frozen=True, array_like=True):
-    """What of a text is kept of it; pairs are two words with a space between."""
+    """What of it is kept beside a text; pairs are two words with a space between."""
 
     governed: tuple[str, ...]  # class of the preposition, word
     owned: tuple[str, ...]  # person, word
@@ -27,47 +29,76 @@ class Relations(msgspec.Struct, frozen=True, array_like=True):
     persons: tuple[str, ...]  # persons who are subject or object
     agents: tuple[str, ...]  # who does it, as a noun, of whatever time
     named_before: tuple[str, ...]  # what is done to "it", which was named before
+    counted: tuple[str, ...]  # prepositions before numbers
+    trailing: str  # the preposition at the end
     passive: bool
 
 
-NONE = Relations((), (), (), (), (), (), (), passive=False)
+NONE = Relations((), (), (), (), (), (), (), (), "", passive=False)
 
 
-def relations(words: Iterable[str], stem: Callable[[str], str]) -> Relations:
-    """Those of the words of a text, in order."""
-    governed, owned, linked, past, persons, agents, named = (set[str]() for _ in range(7))
-    governor = owner = before = ""
-    passive = False
-    chunk: list[str] = []
+def relations(words: Iterable[str], counted: Iterable[str], trailing: str, stem: Callable[[str], str]) -> Relations:
+    """Those of the words of a text, in order, given the prepositions before its numbers and its last word."""
+    reading = _Reading()
     for word in words:
-        passive = passive or word in _BE
+        reading.take(word, stem)
+    return reading.done(counted, GOVERNING.get(trailing, ""))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What has been read so far, and what the next word stands behind."""
+
+    governed: set[str] = field(default_factory=set)
+    owned: set[str] = field(default_factory=set)
+    linked: set[str] = field(default_factory=set)
+    past: set[str] = field(default_factory=set)
+    persons: set[str] = field(default_factory=set)
+    agents: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    passive: bool = False
+    governor: str = ""
+    owner: str = ""
+    before: tuple[str, ...] = ()  # the words that the preposition stands behind
+    chunk: tuple[str, ...] = ()  # the words since the last small one
+
+    def take(self, word: str, stem: Callable[[str], str]) -> None:
+        """Read one word more."""
+        self.passive = self.passive or word in _BE
         if word in GOVERNING:
-            governor, before, chunk = GOVERNING[word], " ".join(chunk), []
+            self.governor, self.before, self.chunk = GOVERNING[word], self.chunk, ()
         elif word in OWNERS:
-            owner, chunk = OWNERS[word], []
-        elif word in PERSONS:
-            persons.add(PERSONS[word])
-            governor, owner, before, chunk = "", "", "", []
-        elif word in FUNCTION_WORDS and word not in ARTICLES:
-            if word == "it":
-                named.update(chunk[-1:])
-            governor, owner, before, chunk = "", "", "", []
-        elif word not in ARTICLES:
-            known = stem(word)
-            chunk.append(known)
-            if governor:
-                governed.add(f"{governor} {known}")
-                linked.update(f"{head} {known}" for head in before.split())
-            if owner:
-                owned.add(f"{owner} {known}")
-            if word in PASTS or (word.endswith("ed") and word not in IRREGULAR):
-                past.add(known)
-            elif word.endswith(("er", "or")):
-                agents.add(known)
+            self.owner, self.chunk = OWNERS[word], ()
+        elif word in ARTICLES:
+            self.owner = ""
+        elif word in PERSONS or word in FUNCTION_WORDS:
+            self._break_off(word)
         else:
-            owner = ""
-    parts = (governed, owned, linked, past, persons, agents, named)
-    return Relations(*(tuple(sorted(part)) for part in parts), passive=passive)
+            self._count(word, stem(word))
+
+    def _break_off(self, word: str) -> None:
+        if word in PERSONS:
+            self.persons.add(PERSONS[word])
+        elif word == "it":
+            self.named.update(self.chunk[-1:])
+        self.governor, self.owner, self.before, self.chunk = "", "", (), ()
+
+    def _count(self, word: str, known: str) -> None:
+        self.chunk += (known,)
+        if self.governor:
+            self.governed.add(f"{self.governor} {known}")
+            self.linked.update(f"{head} {known}" for head in self.before)
+        if self.owner:
+            self.owned.add(f"{self.owner} {known}")
+        if word in PASTS or (word.endswith("ed") and word not in IRREGULAR):
+            self.past.add(known)
+        elif word.endswith(("er", "or")):
+            self.agents.add(known)
+
+    def done(self, counted: Iterable[str], trailing: str) -> Relations:
+        """All of it, in a fixed order."""
+        parts = (self.governed, self.owned, self.linked, self.past, self.persons, self.agents, self.named, counted)
+        return Relations(*(tuple(sorted(part)) for part in parts), trailing, passive=self.passive)
 
 
 def _grouped(pairs: Iterable[str]) -> dict[str, set[str]]:
@@ -80,11 +111,14 @@ def _grouped(pairs: Iterable[str]) -> dict[str, set[str]]:
 
 def tied_otherwise(a: Relations, b: Relations, placed: frozenset[str]) -> bool:
     """Whether a word is governed in both texts by prepositions of another class; of `placed` ones "of" is "in"."""
-    ours, theirs = (
-        [pair.replace("of ", "in ", 1) if pair.startswith("of ") and pair[3:] in placed else pair for pair in text.governed]
-        for text in (a, b)
-    )
-    return _apart(ours, theirs)
+    ours, theirs = ([_placed(pair, placed) for pair in text.governed] for text in (a, b))
+    counted = bool(a.counted) and bool(b.counted) and set(a.counted).isdisjoint(b.counted)
+    return _apart(ours, theirs) or counted or a.trailing != b.trailing
+
+
+def _placed(pair: str, placed: frozenset[str]) -> str:
+    governor, word = pair.split(" ", 1)
+    return f"in {word}" if governor == "of" and word in placed else pair
 
 
 def owned_otherwise(a: Relations, b: Relations) -> bool:
@@ -104,7 +138,7 @@ def told_otherwise(a: Relations, b: Relations, shared: frozenset[str]) -> bool:
 
 
 def _past_only(words: set[str], told: Relations, other: Relations) -> bool:
-    return not told.passive and not words <= set(other.agents)
+    return bool(words) and not told.passive and not words <= set(other.agents)
 
 
 def inversions(a: Iterable[str], b: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -83,8 +83,8 @@ class ReplicaPlacement:
         self._reconcile_seconds = reconcile_seconds
         self._control = ReplicaControl()
         self.gossip = Gossip(self._sets, clock=clock)
-        check = EffectCheck(self._control)
-        self._loader = AdapterLoader(self._control, clock=clock, observe=observe, check=check)
+        self._effects = EffectCheck(self._control)
+        self._loader = AdapterLoader(self._control, clock=clock, observe=observe, check=self._effects)
         self._watch = Watch(
             self._sets, self._control, self._loader, clock=clock, served=served, revived=breakers.succeeded
         )
@@ -92,6 +92,7 @@ class ReplicaPlacement:
     async def __aenter__(self) -> Self:
         await self._control.__aenter__()
         await self._watch.look()
+        await asyncio.gather(*(self._learn_base(replicas) for replicas in self._sets.values()))
         return self
 
     async def __aexit__(
@@ -127,6 +128,14 @@ class ReplicaPlacement:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._again_and_again(self._watch.look))
             group.create_task(self._again_and_again(self._watch.tend))
+
+    async def _learn_base(self, replicas: ReplicaSet) -> None:
+        """Ask a pool's base model before there is traffic; one that is not up yet is asked beside its first adapter."""
+        for replica in replicas.replicas.values():
+            if replica.healthy:
+                with suppress(ReplicaError):
+                    await self._effects.learn(replica)
+                return
 
     async def _again_and_again(self, job: Callable[[], Awaitable[None]]) -> None:
         while True:

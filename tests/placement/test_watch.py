@@ -200,6 +200,21 @@ async def test_the_effect_is_looked_for_once_a_version_and_pool() -> None:
         await EffectCheck(control)(trusting, adapter(1))
 
 
+async def test_a_base_that_is_misread_under_traffic_condemns_no_adapter() -> None:
+    """A base call that is answered by the adapter itself (vLLM's CPU build does) is outweighed by an earlier reading."""
+    async with fake_replica() as server, ReplicaControl() as control:
+        check = EffectCheck(control)
+        replica = new_replica(pool(server.url), server.url)
+        await check.learn(replica)
+        await control.load(replica.pool, server.url, adapter(1))
+        server.without_effect.add(adapter(1).id)
+        with pytest.raises(InvalidAdapter, match="no effect"):
+            await check(replica, adapter(1))
+        await control.load(replica.pool, server.url, adapter(2))
+        misread = replace(replica.pool, base_model=adapter(2).id)
+        await check(replace(replica, pool=misread), adapter(2))
+
+
 def test_small_differences_are_rounding() -> None:
     """Other tokens or clearly other probabilities differ; the last digits do not."""
     assert not differs([{"a": -1.0}], [{"a": -1.000001}])

@@ -15,7 +15,8 @@ from tests.support.processes import free_port
 from tests.support.vllm import ENVIRONMENT, vllm_python
 
 ENGINE_SECONDS = 60
-VLLM_SECONDS = 300
+VLLM_SECONDS = 600
+_UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # else every server of the machine sits on the same core
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ def _vllm(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
     command += ["--port", str(port), "--model", str(base), "--served-model-name", "base", "--dtype", "float32"]
     command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8"]
     command += ["--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras)]
-    return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, ENVIRONMENT)
+    return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, {**ENVIRONMENT, **_UNBOUND})
 
 
 def _vllm_with_plugin(base: Path, max_loras: int, max_cpu_loras: int) -> Server:

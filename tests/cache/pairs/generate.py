@@ -2,8 +2,8 @@
 
 `tuning.txt` and `test.txt` hold families of questions, one family to an intent: `=` lines ask the same, `-` negates it,
 `~` asks for the opposite, `?` asks something else, `@xx` asks it in another language. Words in braces are filled from
-`*.pools.json`; a pair with another value in one of them is a near miss. The halves have no family, wording or name in common,
-so that nothing the guard was tuned on is in what it is measured on. A pair is {kind, same, family, a, b}.
+`*.pools.json`; a pair with another value in one of them is a near miss. The halves have no family, wording or name in
+common, so that nothing the guard was tuned on is in what it is measured on. A pair is {kind, same, family, a, b}.
 
     python -m tests.cache.pairs.generate        writes tuning.jsonl and test.jsonl
 """
@@ -51,7 +51,9 @@ _SLOT_KINDS = {
     **dict.fromkeys(("date", "weekday", "month"), "date"),
     **dict.fromkeys(("command", "snippet", "message", "file"), "code"),
     "option": "code",
-    **dict.fromkeys(("unit_a", "unit_b", "length_a", "length_b", "mass_a", "mass_b", "spoon_a", "spoon_b"), "unit"),
+    **dict.fromkeys(
+        ("unit_a", "unit_b", "length_a", "length_b", "mass_a", "mass_b", "spoon_a", "spoon_b", "vat_a", "vat_b"), "unit"
+    ),
 }
 
 _SCALES: dict[str, tuple[str, ...]] = {
@@ -140,7 +142,7 @@ def _others(slot: str, values: dict[str, str], half: str, rng: random.Random) ->
         return
     pool = _pool(slot, half)
     yield _SLOT_KINDS.get(slot, "entity"), {slot: rng.choice([value for value in pool if value != values[slot]])}
-    if slot.endswith("_a") and slot not in ("unit_a", "length_a", "mass_a", "spoon_a"):
+    if slot.endswith("_a") and slot not in ("unit_a", "length_a", "mass_a", "spoon_a", "vat_a"):
         end = slot.removesuffix("a") + "b"
         yield "order", {slot: values[end], end: values[slot]}
 
