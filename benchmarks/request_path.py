@@ -164,7 +164,9 @@ def load(server: Server, script: Path, connections: int, seconds: int) -> Sample
     found = re.search(r"(\d+) requests in", said)
     requests = int(found[1]) if found else 0
     if not requests:
-        sys.exit(f"no request to port {server.port} was answered ({script.stem}, {connections} connections): {said[:500]}")
+        sys.exit(
+            f"no request to port {server.port} was answered ({script.stem}, {connections} connections): {said[:500]}"
+        )
     return Sample(rps=requests / seconds, cpu_ms=used * 1000 / requests)
 
 

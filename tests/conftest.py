@@ -39,7 +39,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def redis_url(redis_server: str) -> str:
     """An empty Redis."""
-    port = int(redis_server.split(":")[2].split("/")[0])
+    port = int(redis_server.split(":")[2].split("/", maxsplit=1)[0])
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"FLUSHALL\r\n")
         connection.recv(64)

@@ -97,8 +97,18 @@ class _Reading:
 
     def done(self, counted: Iterable[str], trailing: str) -> Relations:
         """All of it, in a fixed order."""
-        parts = (self.governed, self.owned, self.linked, self.past, self.persons, self.agents, self.named, counted)
-        return Relations(*(tuple(sorted(part)) for part in parts), trailing, passive=self.passive)
+        return Relations(
+            governed=tuple(sorted(self.governed)),
+            owned=tuple(sorted(self.owned)),
+            linked=tuple(sorted(self.linked)),
+            past=tuple(sorted(self.past)),
+            persons=tuple(sorted(self.persons)),
+            agents=tuple(sorted(self.agents)),
+            named_before=tuple(sorted(self.named)),
+            counted=tuple(sorted(counted)),
+            trailing=trailing,
+            passive=self.passive,
+        )
 
 
 def _grouped(pairs: Iterable[str]) -> dict[str, set[str]]:

@@ -4,8 +4,8 @@ vLLM can accept an adapter with 200 and then answer like the base model (its iss
 asked for the log probabilities of one next token after a fixed prompt: if they are the same, the adapter is refused as
 one that cannot be served. An adapter that truly changes nothing is refused too: it would be the base model in disguise.
 A base model is asked when the gateway starts, before there are calls, and again beside each adapter; every reading
-counts. vLLM's CPU build (0.32) answers a base call that shares a step with adapters by the adapter of its last slot, so a
-reading under traffic may be of this very adapter: without an earlier one, good adapters were refused now and then.
+counts. vLLM's CPU build (0.32) answers a base call that shares a step with adapters by the adapter of its last slot, so
+a reading under traffic may be of this very adapter: without an earlier one, good adapters were refused now and then.
 Where the version's maker has said what it answers, the server must answer that, within what another number format may
 change.
 """

@@ -201,7 +201,7 @@ async def test_the_effect_is_looked_for_once_a_version_and_pool() -> None:
 
 
 async def test_a_base_that_is_misread_under_traffic_condemns_no_adapter() -> None:
-    """A base call that is answered by the adapter itself (vLLM's CPU build does) is outweighed by an earlier reading."""
+    """A base call that is answered by the adapter itself (vLLM's CPU build does) yields to an earlier reading."""
     async with fake_replica() as server, ReplicaControl() as control:
         check = EffectCheck(control)
         replica = new_replica(pool(server.url), server.url)
