@@ -99,7 +99,8 @@ class Gateway:
     admin: AdminServices
     training: TrainingServices
     metrics: Metrics
-    checks: dict[str, Check]
+    needed: dict[str, Check]
+    useful: dict[str, Check]
 
 
 @asynccontextmanager
@@ -223,11 +224,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             admin=admin,
             training=_training(settings, folder, admin, authenticator, policy, objects),
             metrics=metrics,
-            checks={
-                "redis": partial(_redis_answers, store),
-                "policy": partial(_policy_is_fresh, policy),
-                "pools": placement.check,
-            },
+            needed={"redis": partial(_redis_answers, store), "policy": partial(_policy_is_fresh, policy)},
+            useful={"pools": placement.check},
         )
 
 

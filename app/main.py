@@ -58,7 +58,7 @@ def _endpoint(gateway: Gateway, path: str, operation: Operation) -> ASGIApp:
 def _rest(gateway: Gateway) -> FastAPI:
     app = FastAPI(title="Tunegate", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(models.router(gateway.authenticator.principal, gateway.policy.current))
-    app.include_router(health.router(gateway.checks))
+    app.include_router(health.router(gateway.needed, gateway.useful))
     if gateway.settings.admin_enabled:
         app.state.admin = gateway.admin
         app.include_router(admin_router)

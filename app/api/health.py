@@ -1,4 +1,8 @@
-"""`/healthz` says that the process lives; `/readyz` says whether it can decide and serve, and names what it lacks."""
+"""`/healthz` says that the process lives; `/readyz` says whether it can decide and serve, and names what it lacks.
+
+What every call needs (Redis, keys and routes) makes a gateway not ready. A pool without servers does not: it is the same
+for all gateways, and taking them all out of rotation would take fallbacks, other models and cached answers with them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from fastapi.responses import JSONResponse
 Check = Callable[[], Awaitable[str | None]]
 
 
-def router(checks: Mapping[str, Check]) -> APIRouter:
+def router(needed: Mapping[str, Check], useful: Mapping[str, Check]) -> APIRouter:
     """Each check returns None when well, else one sentence on what is wrong."""
     api = APIRouter(tags=["health"])
 
@@ -21,9 +25,13 @@ def router(checks: Mapping[str, Check]) -> APIRouter:
 
     @api.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Every part answers; 503 with the parts that do not."""
-        wrong = {name: problem for name, check in checks.items() if (problem := await check()) is not None}
-        status = "ready" if not wrong else "not ready"
-        return JSONResponse({"status": status, "problems": wrong}, status_code=200 if not wrong else 503)
+        """200 `ready`; 200 `degraded` while something useful is away; 503 `not ready` without what every call needs."""
+        missing, away = await _wrong(needed), await _wrong(useful)
+        status = "not ready" if missing else "degraded" if away else "ready"
+        return JSONResponse({"status": status, "problems": missing | away}, status_code=503 if missing else 200)
 
     return api
+
+
+async def _wrong(checks: Mapping[str, Check]) -> dict[str, str]:
+    return {name: problem for name, check in checks.items() if (problem := await check()) is not None}

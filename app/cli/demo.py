@@ -83,13 +83,20 @@ class Demo:
         gateway = ["-m", "app.cli", "serve", "--config", str(config)]
         children = [_spawn(engine, self.folder / "engine.log"), _spawn(gateway, self.folder / "gateway.log")]
         deadline = time.monotonic() + START_SECONDS
-        while not probe_address(f"{self.url}/readyz"):
+        while not self._ready():
             if any(child.poll() is not None for child in children) or time.monotonic() > deadline:
                 for child in children:
                     _end(child)
                 raise DemoError(f"The servers did not come up; see engine.log and gateway.log in {self.folder}.")
             time.sleep(0.1)
         return children
+
+    def _ready(self) -> bool:
+        """Whether the gateway serves and has found the engine."""
+        try:
+            return bool(httpx2.get(f"{self.url}/readyz", timeout=5).json()["status"] == "ready")
+        except httpx2.HTTPError:
+            return False
 
     def _write_settings(self) -> Path:
         settings = {

@@ -241,6 +241,8 @@ def known_environment() -> set[str]:
         alias = field.validation_alias
         names |= {str(choice) for choice in alias.choices} if isinstance(alias, AliasChoices) else set()
         names.add(f"TUNEGATE_{name.upper()}")
+        inside = getattr(field.annotation, "model_fields", {})
+        names |= {f"TUNEGATE_{name.upper()}__{part.upper()}" for part in inside}
     return names
 
 
