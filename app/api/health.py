@@ -1,7 +1,7 @@
 """`/healthz` says that the process lives; `/readyz` says whether it can decide and serve, and names what it lacks.
 
-What every call needs (Redis, keys and routes) makes a gateway not ready. A pool without servers does not: it is the same
-for all gateways, and taking them all out of rotation would take fallbacks, other models and cached answers with them.
+What every call needs (Redis, keys and routes) makes a gateway not ready. A pool without servers does not: it is the
+same for all gateways, and taking them all out of rotation would take fallbacks, other models and cached answers along.
 """
 
 from __future__ import annotations
