@@ -7,41 +7,34 @@ nothing behind, and a stop settles what runs, flushes the ledger and only then l
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import SecretStr
 from redis.exceptions import ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.admission.idempotency import Idempotency
-from app.admission.local import LocalConfig, LocalShare
 from app.admission.pricing import cost_microusd
-from app.admission.redis import AdmissionConfig, RedisAdmission
+from app.admission.redis import RedisAdmission
 from app.api.admin.services import AdminServices
-from app.api.fine_tuning.services import FileLimits, TrainingServices
+from app.api.fine_tuning.services import TrainingServices
 from app.auth.api_keys import Authenticator
-from app.auth.fetch import key_set
 from app.auth.identity import Identity
-from app.auth.tokens import Tokens
 from app.backends.embedded import EmbeddedBackend
 from app.backends.failover import Failover
 from app.backends.health import Health, RetryBudget
 from app.backends.metering import approximate_tokens
 from app.backends.provider import HttpBackend
 from app.backends.reply import Replier
-from app.cache.cache import AnswerCache, CacheConfig
+from app.cache.cache import AnswerCache
 from app.cache.embedder import MiniLM
 from app.cache.forget import Forgetter
 from app.cache.remote import EmbeddingService, RemoteEmbedder
@@ -57,29 +50,35 @@ from app.recording.flusher import Flusher
 from app.recording.recorder import Recorder
 from app.recording.webhooks import Deliverer
 from app.routing.call import Bounds
-from app.routing.price_sources import PriceFile, PriceFileError, PublicPrices, is_listed, listed_provider
-from app.routing.prices import PriceList
 from app.routing.routes import Router
 from app.settings import Settings, SettingsError
 from app.storage.announcements import Announcements
-from app.storage.base_shapes import BaseShapes
 from app.storage.database import database
 from app.storage.embedded_redis import embedded_redis
 from app.storage.events import append_events
 from app.storage.janitor import Janitor
-from app.storage.kept_secret import kept_secret
 from app.storage.ledger import BudgetEvent
 from app.storage.objects import LocalObjects
 from app.storage.policy import PolicyReader
 from app.storage.redis import RedisDown, RedisStore
-from app.storage.s3 import S3
-from app.storage.sealing import SealBroken, Sealer
-from app.storage.signatures import Signers
-from app.storage.tuning.jobs import Budget
-from app.storage.tuning.leases import Terms
+from app.storage.sealing import Sealer
 from app.storage.tuning.sweeper import Sweeper
 from app.storage.usage import append_ledger
 from app.types import Reply, Request
+from app.wiring import (
+    admin_services,
+    admission_config,
+    base_models,
+    cache_config,
+    local_share,
+    price_list,
+    secret_of,
+    terms,
+    tokens,
+    training_services,
+    unsealed,
+    user_hasher,
+)
 
 SWEEP_SECONDS = 5.0
 
@@ -109,124 +108,175 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
     folder = _data_folder(settings)
     metrics = Metrics(trace_id=current_trace_id)
     async with AsyncExitStack() as stack:
-        telemetry = settings.telemetry
-        traces = await stack.enter_async_context(
-            tracing(telemetry.otlp_endpoint, telemetry.trace_sample_ratio, count=metrics.spans)
-        )
-        store = await stack.enter_async_context(_redis(settings, folder, metrics))
-        engine = await stack.enter_async_context(_sql(settings, folder))
-        embedder = await _embedder(stack, settings, folder)
-        sealer = Sealer.of(_secret(settings.identity.master_key, folder, "master.key"))
-        policy = PolicyReader(
-            engine,
-            poll_seconds=settings.policy_poll_seconds,
-            max_age_seconds=settings.policy_max_age_seconds,
-            unseal=partial(_unseal, sealer),
-        )
-        await policy.refresh()
-        announcements = Announcements(store, policy, poll_seconds=settings.policy_poll_seconds)
-        authenticator = Identity(
-            Authenticator(policy, newer=announcements.newer),
-            _tokens(settings, policy),
-            settings.identity.own_provider_keys,
-        )
-        health = Health(time.monotonic)
-        placement = await stack.enter_async_context(
-            ReplicaPlacement(
-                settings.all_providers(),
-                settings.all_pools(),
-                breakers=health,
-                served=policy.served,
-                observe=metrics.adapter,
-            )
-        )
-        backend = traces.backend(await stack.enter_async_context(HttpBackend()))
-        failover = Failover(
-            placement, backend, EmbeddedBackend(embedder, _counter(embedder)), health, RetryBudget(time.monotonic)
-        )
-        hash_user = _user_hasher(settings, folder)
-        flusher = Flusher(
-            store,
-            partial(append_ledger, engine),
-            policy.tenant_ids,
-            write_events=partial(_write_events, engine, metrics),
-            write_errors=(SQLAlchemyError, OSError),
-            on_lost=metrics.lost,
-        )
-        admission = RedisAdmission(
-            store,
-            _admission(settings),
-            on_refusal=metrics.refused,
-            hash_user=hash_user,
-            local=_local(settings),
-            on_outage=metrics.decided_without_redis,
-            on_settled=flusher.settled,
-        )
-        cache = AnswerCache(
-            store,
-            await _cache_embedder(stack, settings, embedder),
-            _cache(settings),
-            on_refusal=metrics.guarded,
-            on_compared=metrics.compared,
-        )
-        metrics.watch(
-            policy_age_seconds=lambda: policy.age_seconds,
-            ledger_backlog_entries=lambda: flusher.backlog_entries,
-            breakers=health.states,
-        )
-        stages = Stages(
-            authenticate=authenticator.principal,
-            bounds=Bounds(settings.admission.max_output_tokens, settings.admission.max_choices),
-            router=Router(policy.current, _prices(settings), _base_models(settings)),
-            admission=admission,
-            recorder=Recorder(cost_microusd, traces.finished(metrics.finished), hash_user),
-            cache=cache,
-            reach=failover.reach,
-            replier=Replier(approximate_tokens),
-        )
+        stores = await _open_stores(stack, settings, folder, metrics)
+        way = await _open_way(stack, settings, folder, metrics, stores)
         objects = LocalObjects(folder / "objects")
-        webhooks = await stack.enter_async_context(
-            public_client(
-                timeout_seconds=settings.webhooks.timeout_seconds,
-                allow_private=settings.webhooks.allow_private_networks,
-            )
-        )
+        forgetter = Forgetter(stores.redis, stores.policy.tenant_ids)
         admin = replace(
-            _admin(settings, folder, engine, announcements, flusher, Forgetter(store, policy.tenant_ids)),
-            hash_user=hash_user,
-            seal=sealer.seal,
-            pools=placement.status,
+            admin_services(settings, folder, stores.sql, stores.announcements, way.flusher, forgetter),
+            hash_user=way.hash_user,
+            seal=stores.sealer.seal,
+            pools=way.placement.status,
         )
-        idempotency = Idempotency(store, authenticator.principal, partial(answer, stages))
-        stack.push_async_callback(_flush_last, flusher)
-        stack.push_async_callback(admission.drain)
-        stack.push_async_callback(idempotency.drain)
-        stack.push_async_callback(cache.drain)
-        for loop in (
-            policy.run(),
-            Janitor(engine, folder / "objects", horizon_seconds=settings.adapters.files_horizon_seconds).run(),
-            announcements.listen(),
-            placement.gossip.tell(store, (RedisDown, ResponseError)),
-            placement.gossip.listen(store),
-            flusher.run(),
-            placement.run(),
-            _sweep(admission, policy, metrics),
-            Sweeper(engine, objects, _terms(settings)).run(),
-            Deliverer(engine, webhooks, admin.webhook_key, allow_private=admin.private_webhooks).run(),
-        ):
-            stack.push_async_callback(_stopped, asyncio.create_task(loop))
+        await _start_loops(stack, settings, metrics, stores, way, admin, objects)
         yield Gateway(
             settings=settings,
-            answer=idempotency,
-            authenticator=authenticator,
-            tracing=traces,
-            policy=policy,
+            answer=way.answer,
+            authenticator=way.identity,
+            tracing=stores.tracing,
+            policy=stores.policy,
             admin=admin,
-            training=_training(settings, folder, admin, authenticator, policy, objects),
+            training=training_services(settings, folder, admin, way.identity, stores.policy, objects),
             metrics=metrics,
-            needed={"redis": partial(_redis_answers, store), "policy": partial(_policy_is_fresh, policy)},
-            useful={"pools": placement.check},
+            needed={
+                "redis": partial(_redis_answers, stores.redis),
+                "policy": partial(_policy_is_fresh, stores.policy),
+            },
+            useful={"pools": way.placement.check},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What outlives requests: Redis, SQL, the policy read from it, telemetry, the seal of provider keys."""
+
+    redis: RedisStore
+    sql: AsyncEngine
+    policy: PolicyReader
+    announcements: Announcements
+    tracing: Tracing | NoTracing
+    sealer: Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The request's way, built: its entrance, and those of its stages that others must reach."""
+
+    answer: Idempotency
+    identity: Identity
+    placement: ReplicaPlacement
+    admission: RedisAdmission
+    flusher: Flusher
+    hash_user: Callable[[str, str], str]
+
+
+async def _open_stores(stack: AsyncExitStack, settings: Settings, folder: Path, metrics: Metrics) -> _Stores:
+    telemetry = settings.telemetry
+    traces = await stack.enter_async_context(
+        tracing(telemetry.otlp_endpoint, telemetry.trace_sample_ratio, count=metrics.spans)
+    )
+    redis = await stack.enter_async_context(_redis(settings, folder, metrics))
+    sql = await stack.enter_async_context(_sql(settings, folder))
+    sealer = Sealer.of(secret_of(settings.identity.master_key, folder, "master.key"))
+    policy = PolicyReader(
+        sql,
+        poll_seconds=settings.policy_poll_seconds,
+        max_age_seconds=settings.policy_max_age_seconds,
+        unseal=partial(unsealed, sealer),
+    )
+    await policy.refresh()
+    announcements = Announcements(redis, policy, poll_seconds=settings.policy_poll_seconds)
+    return _Stores(redis, sql, policy, announcements, traces, sealer)
+
+
+async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, metrics: Metrics, stores: _Stores) -> _Way:
+    embedder = await _embedder(stack, settings, folder)
+    policy, hash_user = stores.policy, user_hasher(settings, folder)
+    identity = Identity(
+        Authenticator(policy, newer=stores.announcements.newer),
+        tokens(settings, policy),
+        settings.identity.own_provider_keys,
+    )
+    health = Health(time.monotonic)
+    placement = await stack.enter_async_context(
+        ReplicaPlacement(
+            settings.all_providers(),
+            settings.all_pools(),
+            breakers=health,
+            served=policy.served,
+            observe=metrics.adapter,
+        )
+    )
+    backend = stores.tracing.backend(await stack.enter_async_context(HttpBackend()))
+    embedded = EmbeddedBackend(embedder, _counter(embedder))
+    flusher = _flusher(stores, metrics)
+    admission = RedisAdmission(
+        stores.redis,
+        admission_config(settings),
+        on_refusal=metrics.refused,
+        hash_user=hash_user,
+        local=local_share(settings),
+        on_outage=metrics.decided_without_redis,
+        on_settled=flusher.settled,
+    )
+    cache = AnswerCache(
+        stores.redis,
+        await _cache_embedder(stack, settings, embedder),
+        cache_config(settings),
+        on_refusal=metrics.guarded,
+        on_compared=metrics.compared,
+    )
+    stages = Stages(
+        authenticate=identity.principal,
+        bounds=Bounds(settings.admission.max_output_tokens, settings.admission.max_choices),
+        router=Router(policy.current, price_list(settings), base_models(settings)),
+        admission=admission,
+        recorder=Recorder(cost_microusd, stores.tracing.finished(metrics.finished), hash_user),
+        cache=cache,
+        reach=Failover(placement, backend, embedded, health, RetryBudget(time.monotonic)).reach,
+        replier=Replier(approximate_tokens),
+    )
+    metrics.watch(
+        policy_age_seconds=lambda: policy.age_seconds,
+        ledger_backlog_entries=lambda: flusher.backlog_entries,
+        breakers=health.states,
+    )
+    way = Idempotency(stores.redis, identity.principal, partial(answer, stages))
+    stack.push_async_callback(_flush_last, flusher)
+    stack.push_async_callback(admission.drain)
+    stack.push_async_callback(way.drain)
+    stack.push_async_callback(cache.drain)
+    return _Way(way, identity, placement, admission, flusher, hash_user)
+
+
+def _flusher(stores: _Stores, metrics: Metrics) -> Flusher:
+    return Flusher(
+        stores.redis,
+        partial(append_ledger, stores.sql),
+        stores.policy.tenant_ids,
+        write_events=partial(_write_events, stores.sql, metrics),
+        write_errors=(SQLAlchemyError, OSError),
+        on_lost=metrics.lost,
+    )
+
+
+async def _start_loops(
+    stack: AsyncExitStack,
+    settings: Settings,
+    metrics: Metrics,
+    stores: _Stores,
+    way: _Way,
+    admin: AdminServices,
+    objects: LocalObjects,
+) -> None:
+    """What runs beside requests until the end; each loop waits out the outages of its stores by itself."""
+    webhooks = await stack.enter_async_context(
+        public_client(timeout_seconds=settings.webhooks.timeout_seconds, allow_private=admin.private_webhooks)
+    )
+    horizon = settings.adapters.files_horizon_seconds
+    for loop in (
+        stores.policy.run(),
+        stores.announcements.listen(),
+        way.flusher.run(),
+        way.placement.run(),
+        way.placement.gossip.tell(stores.redis, (RedisDown, ResponseError)),
+        way.placement.gossip.listen(stores.redis),
+        _sweep(way.admission, stores.policy, metrics),
+        Janitor(stores.sql, admin.artifacts, horizon_seconds=horizon).run(),
+        Sweeper(stores.sql, objects, terms(settings)).run(),
+        Deliverer(stores.sql, webhooks, admin.webhook_key, allow_private=admin.private_webhooks).run(),
+    ):
+        stack.push_async_callback(_stopped, asyncio.create_task(loop))
 
 
 async def migrate_database(settings: Settings) -> None:
@@ -288,164 +338,6 @@ async def _cache_embedder(stack: AsyncExitStack, settings: Settings, own: MiniLM
 
 def _counter(embedder: MiniLM | None) -> TokenCounter:
     return approximate_tokens if embedder is None else embedder.count_tokens
-
-
-def _admission(settings: Settings) -> AdmissionConfig:
-    chosen = settings.admission
-    return AdmissionConfig(chosen.lease_seconds, chosen.default_output_tokens)
-
-
-def _tokens(settings: Settings, policy: PolicyReader) -> Tokens | None:
-    issuers = [issuer.value() for issuer in settings.identity.issuers]
-    return Tokens(issuers, policy.current, key_set) if issuers else None
-
-
-def _unseal(sealer: Sealer, sealed: bytes, place: tuple[str, ...]) -> str:
-    """A provider key, or the empty one that the router refuses by: never the gateway's own key instead."""
-    try:
-        return sealer.open(sealed, place)
-    except SealBroken:
-        _logger.error("provider_key_not_opened", tenant=place[0], provider=place[-1])  # noqa: TRY400 - says it all
-        return ""
-
-
-def _local(settings: Settings) -> LocalShare | None:
-    chosen = settings.admission
-    if chosen.without_redis == "refuse":
-        return None
-    return LocalShare(LocalConfig(chosen.gateways, chosen.allowance_microusd))
-
-
-def _cache(settings: Settings) -> CacheConfig:
-    chosen = settings.cache
-    return CacheConfig(
-        max_scopes=chosen.max_scopes,
-        max_entries_per_scope=chosen.max_entries_per_scope,
-        max_entries_per_tenant=chosen.max_entries_per_tenant,
-        max_answer_bytes=chosen.max_answer_bytes,
-        every_caller_pays=chosen.coalesced_callers_pay == "each",
-    )
-
-
-def _prices(settings: Settings) -> PriceList:
-    prices = settings.prices
-    changes = {
-        name: sorted(((change.instant(), change.value()) for change in price.changes), key=itemgetter(0))
-        for name, price in prices.models.items()
-    }
-    try:
-        file = PriceFile({}) if prices.file is None else PriceFile.read(prices.file)
-    except PriceFileError as exc:
-        raise SettingsError(str(exc)) from exc
-    return PriceList(
-        {name: price.value() for name, price in prices.models.items()},
-        prices.default.value() if prices.unknown == "default" else None,
-        changes=changes,
-        files=file,
-        public=PublicPrices(_priced_as(settings) if prices.public else {}),
-    )
-
-
-def _priced_as(settings: Settings) -> dict[str, str]:
-    """By which provider of the public list each of ours is known."""
-    chosen = {provider.name: provider.priced_as for provider in settings.providers}
-    found = {
-        name: chosen.get(name) or listed_provider(provider.base_url)
-        for name, provider in settings.all_providers().items()
-    }
-    unknown = sorted(name for name in chosen.values() if name is not None and not is_listed(name))
-    if unknown:
-        raise SettingsError(f"providers: priced_as: the public price list has no provider '{unknown[0]}'")
-    return {name: listed for name, listed in found.items() if listed is not None}
-
-
-def _base_models(settings: Settings) -> dict[str, str]:
-    return {name: pool.base_model for name, pool in settings.all_pools().items()}
-
-
-def _user_hasher(settings: Settings, folder: Path) -> Callable[[str, str], str]:
-    """Users appear in the ledger as a keyed hash only: equal within a tenant, meaningless elsewhere."""
-    given = settings.user_hash_key
-    key = (given.get_secret_value() if given else kept_secret(folder, "user.key")).encode()
-
-    def hashed(tenant_id: str, user: str) -> str:
-        return hmac.new(key, f"{len(tenant_id)}:{tenant_id}{user}".encode(), hashlib.sha256).hexdigest()
-
-    return hashed
-
-
-def _admin(
-    settings: Settings,
-    folder: Path,
-    engine: AsyncEngine,
-    announcements: Announcements,
-    flusher: Flusher,
-    forgetter: Forgetter,
-) -> AdminServices:
-    return AdminServices(
-        admin_key=_secret(settings.admin_key, folder, "admin.key"),
-        engine=engine,
-        artifacts=folder / "objects",
-        base_models=_base_models(settings),
-        providers=frozenset(settings.all_providers()),
-        prices=_prices(settings),
-        changed=announcements.changed,
-        flush=flusher.flush_once,
-        forget_answers=forgetter.forget,
-        signers=_signers(settings),
-        s3=_s3(settings),
-        bases={name: BaseShapes.read(base.config_file) for name, base in settings.adapters.bases.items()},
-        webhook_key=_secret(settings.webhook_key, folder, "webhook.key"),
-        private_webhooks=settings.webhooks.allow_private_networks,
-    )
-
-
-def _training(
-    settings: Settings,
-    folder: Path,
-    admin: AdminServices,
-    authenticator: Identity,
-    policy: PolicyReader,
-    objects: LocalObjects,
-) -> TrainingServices:
-    chosen = settings.training
-
-    def budget(tenant_id: str) -> Budget:
-        return Budget(**chosen.tenants.get(tenant_id, chosen.budget).model_dump())
-
-    return TrainingServices(
-        admin=admin,
-        authenticate=authenticator.principal,
-        policy=policy.current,
-        refresh=policy.refresh,
-        objects=objects,
-        pools=settings.all_pools(),
-        trainer_secret=_secret(settings.trainer_secret, folder, "trainer.key"),
-        terms=_terms(settings),
-        limits=FileLimits(chosen.max_file_bytes, chosen.max_stored_bytes, chosen.max_artifact_bytes),
-        budget=budget,
-        providers=frozenset(provider.name for provider in settings.providers if provider.fine_tuning),
-    )
-
-
-def _terms(settings: Settings) -> Terms:
-    return Terms(settings.training.lease_seconds, settings.training.max_attempts)
-
-
-def _secret(given: SecretStr | None, folder: Path, name: str) -> str:
-    return given.get_secret_value() if given else kept_secret(folder, name)
-
-
-def _s3(settings: Settings) -> S3 | None:
-    store = settings.adapters.s3
-    if store.access_key is None:
-        return None
-    return S3(store.endpoint, store.region, store.access_key, store.signing_key.get_secret_value())
-
-
-def _signers(settings: Settings) -> Signers:
-    keys = {name: bytes.fromhex(signer.public_key) for name, signer in settings.adapters.signers.items()}
-    return Signers(keys, settings.adapters.require_signature)
 
 
 async def _write_events(
