@@ -40,6 +40,7 @@ def vllm_server(
     max_loras: int = 2,
     max_cpu_loras: int = 4,
     max_lora_rank: int = 16,
+    served_model_name: str = "base",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start vLLM on a free port and yield its URL and process.
@@ -51,7 +52,7 @@ def vllm_server(
     # fmt: off
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model", str(model), "--served-model-name", "base", "--dtype", "float32", "--enforce-eager",
+        "--model", str(model), "--served-model-name", served_model_name, "--dtype", "float32", "--enforce-eager",
         "--enable-lora", "--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras),
         "--max-lora-rank", str(max_lora_rank),
     ]
