@@ -48,7 +48,7 @@ BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "more than"), (Le, "le", "at most")
 HEAD = """\
 # Configuration
 
-<!-- Written by `python -m app.cli.configuration`; change the descriptions in app/settings.py instead. -->
+<!-- Written by `python -m app.cli.configuration`; change the descriptions in app/settings/ instead. -->
 
 Tunegate runs without any configuration: Redis, SQL and objects are then embedded in one data folder. What you change
 stands in `tunegate.yaml` (in the working folder, or named by `TUNEGATE_CONFIG` or `--config`) or in the environment,

@@ -1,8 +1,8 @@
 """The proof of the fine-tuning API: an app written for OpenAI's gets an adapter on our servers, and uses it at once.
 
 `python -m tests.prove.training_api` runs it with the real trainer, killed with -9 in the middle and started again, and
-prints what it took: once on the reference engine, once on a real vLLM. The same steps in short, with a trainer that hands in a shipped adapter, are in
-`tests/training_api/test_end_to_end.py`.
+prints what it took: once on the reference engine, once on a real vLLM. The same steps in short, with a trainer that
+hands in a shipped adapter, are in `tests/training_api/test_end_to_end.py`.
 """
 
 from __future__ import annotations
