@@ -188,34 +188,12 @@ async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, met
         settings.identity.own_provider_keys,
     )
     health = Health(time.monotonic)
-    placement = await stack.enter_async_context(
-        ReplicaPlacement(
-            settings.all_providers(),
-            settings.all_pools(),
-            breakers=health,
-            served=policy.served,
-            observe=metrics.adapter,
-        )
-    )
+    placement = await stack.enter_async_context(_placement(settings, metrics, policy, health))
     backend = stores.tracing.backend(await stack.enter_async_context(HttpBackend()))
     embedded = EmbeddedBackend(embedder, _counter(embedder))
     flusher = _flusher(stores, metrics)
-    admission = RedisAdmission(
-        stores.redis,
-        admission_config(settings),
-        on_refusal=metrics.refused,
-        hash_user=hash_user,
-        local=local_share(settings),
-        on_outage=metrics.decided_without_redis,
-        on_settled=flusher.settled,
-    )
-    cache = AnswerCache(
-        stores.redis,
-        await _cache_embedder(stack, settings, embedder),
-        cache_config(settings),
-        on_refusal=metrics.guarded,
-        on_compared=metrics.compared,
-    )
+    admission = _admission(settings, metrics, stores, flusher, hash_user)
+    cache = _cache(settings, metrics, stores, await _cache_embedder(stack, settings, embedder))
     stages = Stages(
         authenticate=identity.principal,
         bounds=Bounds(settings.admission.max_output_tokens, settings.admission.max_choices),
@@ -237,6 +215,40 @@ async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, met
     stack.push_async_callback(way.drain)
     stack.push_async_callback(cache.drain)
     return _Way(way, identity, placement, admission, flusher, hash_user)
+
+
+def _placement(settings: Settings, metrics: Metrics, policy: PolicyReader, health: Health) -> ReplicaPlacement:
+    return ReplicaPlacement(
+        settings.all_providers(),
+        settings.all_pools(),
+        breakers=health,
+        served=policy.served,
+        observe=metrics.adapter,
+    )
+
+
+def _admission(
+    settings: Settings, metrics: Metrics, stores: _Stores, flusher: Flusher, hash_user: Callable[[str, str], str]
+) -> RedisAdmission:
+    return RedisAdmission(
+        stores.redis,
+        admission_config(settings),
+        on_refusal=metrics.refused,
+        hash_user=hash_user,
+        local=local_share(settings),
+        on_outage=metrics.decided_without_redis,
+        on_settled=flusher.settled,
+    )
+
+
+def _cache(settings: Settings, metrics: Metrics, stores: _Stores, embedder: Embedder | None) -> AnswerCache:
+    return AnswerCache(
+        stores.redis,
+        embedder,
+        cache_config(settings),
+        on_refusal=metrics.guarded,
+        on_compared=metrics.compared,
+    )
 
 
 def _flusher(stores: _Stores, metrics: Metrics) -> Flusher:
