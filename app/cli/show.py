@@ -10,11 +10,17 @@ from typing import Any
 
 SHORT = {
     "requests_per_minute": "rpm",
+    "requests_burst": "burst",
     "tokens_per_minute": "tpm",
+    "tokens_burst": "token-burst",
     "tokens_per_day": "tpd",
     "concurrent_requests": "concurrent",
     "budget_day_microusd": "budget/day",
+    "budget_week_microusd": "budget/week",
     "budget_month_microusd": "budget/month",
+    "budget_total_microusd": "budget/total",
+    "spend_per_minute_microusd": "spend-cap",
+    "spend_surge_percent": "spend-surge%",
 }
 
 
@@ -57,10 +63,6 @@ def dollars(microusd: int) -> str:
     return f"{sign}${cents // 100:,}.{cents % 100:02d}{tail}"
 
 
-def _limits(limits: Mapping[str, int | None]) -> str:
-    said = [
-        f"{SHORT.get(name, name)}={dollars(value) if name.endswith('_microusd') else f'{value:,}'}"
-        for name, value in limits.items()
-        if value is not None
-    ]
+def _limits(limits: Mapping[str, int | str | None]) -> str:
+    said = [f"{SHORT.get(name, name)}={text(name, value)}" for name, value in limits.items() if value is not None]
     return " ".join(said) or "none"
