@@ -33,6 +33,7 @@ MAX_KEY_BYTES = 255
 MAX_SAVED_BYTES = 1024 * 1024
 MARK_MS = 15_000
 RENEW_SECONDS = 5.0
+FREED_SECONDS = 0.1  # how long a refusal waits for its key to be freed; while Redis is away it is told all the same
 AGAIN_SECONDS = 0.1
 KEPT_HEADERS = (b"content-type", b"x-cache", b"x-tunegate-variant")
 
@@ -166,8 +167,10 @@ class Idempotency:
             await self._replace(key, mark, msgspec.msgpack.encode(done))
             running.end()
         except BaseException as exc:
+            freed = asyncio.create_task(self._replace(key, mark, b""))
+            await asyncio.wait({freed}, timeout=FREED_SECONDS)  # a retry that comes at once must find the key free
             running.end(exc if isinstance(exc, GatewayError) else Unavailable("The call was given up; try again."))
-            await asyncio.shield(self._replace(key, mark, b""))
+            await asyncio.shield(freed)
             if not isinstance(exc, GatewayError):
                 raise
         finally:

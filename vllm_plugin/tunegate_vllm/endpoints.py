@@ -47,6 +47,7 @@ async def pin(request: Request) -> JSONResponse:
     lora = state["models"].lora_requests.get(name)
     if lora is None:
         return _missing(name)
+    await state["engine"].add_lora(lora)  # the server may know the name of an adapter that it holds no more
     return JSONResponse({"pinned": name, "done": bool(await state["engine"].pin_lora(lora.lora_int_id))})
 
 
