@@ -89,8 +89,11 @@ def test_libraries_speak_in_the_same_form(log_to: Callable[..., Output]) -> None
 
 
 @pytest.mark.parametrize("name", ["sqlalchemy.engine", "aiosqlite", "httpx2", "openai._base_client", "uvicorn.access"])
-def test_libraries_that_log_what_they_carry_are_quiet_even_in_debug(log_to: Callable[..., Output], name: str) -> None:
+def test_libraries_that_log_what_they_carry_are_quiet_even_in_debug(
+    log_to: Callable[..., Output], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQL with its parameters, URLs and bodies are not written at the most talkative level either."""
+    monkeypatch.setattr(logging.getLogger(name), "propagate", True)  # a uvicorn of another test may have cut it off
     output = log_to(level="debug")
     logging.getLogger(name).debug("SELECT %s", "prompt")
     logging.getLogger(name).info("POST body %s", "prompt")
