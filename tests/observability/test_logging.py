@@ -37,10 +37,14 @@ class Output:
 
 
 @pytest.fixture
-def log_to() -> Iterator[Callable[..., Output]]:
-    """Configure logging into memory; afterwards everything is as it was."""
+def log_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Output]]:
+    """Configure logging into memory, as in a fresh process; afterwards everything is as it was."""
     root = logging.getLogger()
     kept = (root.level, root.handlers[:])
+    for name in logging.Logger.manager.loggerDict:  # libraries that other tests imported set up some of their own
+        library = logging.getLogger(name)
+        for field, fresh in (("handlers", []), ("propagate", True), ("disabled", False), ("level", logging.NOTSET)):
+            monkeypatch.setattr(library, field, fresh)
 
     def start(log_format: Literal["json", "console"] = "json", level: Level = "info", **more: Any) -> Output:
         output = Output(io.BytesIO())
@@ -89,11 +93,8 @@ def test_libraries_speak_in_the_same_form(log_to: Callable[..., Output]) -> None
 
 
 @pytest.mark.parametrize("name", ["sqlalchemy.engine", "aiosqlite", "httpx2", "openai._base_client", "uvicorn.access"])
-def test_libraries_that_log_what_they_carry_are_quiet_even_in_debug(
-    log_to: Callable[..., Output], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_libraries_that_log_what_they_carry_are_quiet_even_in_debug(log_to: Callable[..., Output], name: str) -> None:
     """SQL with its parameters, URLs and bodies are not written at the most talkative level either."""
-    monkeypatch.setattr(logging.getLogger(name), "propagate", True)  # a uvicorn of another test may have cut it off
     output = log_to(level="debug")
     logging.getLogger(name).debug("SELECT %s", "prompt")
     logging.getLogger(name).info("POST body %s", "prompt")
