@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Mapping
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import OutOfRange
-from app.storage.objects import BLOCK_BYTES, LocalObjects
+from app.interfaces import Objects
 
+Reading = AbstractAsyncContextManager[AsyncIterator[bytes]]
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?|bytes=-(\d{1,18})")
 
 
 class ObjectResponse(Response):
-    """Sends a part of a file block by block, and closes it whatever becomes of the client."""
+    """Sends a part of an object block by block, and closes it whatever becomes of the client.
 
-    def __init__(self, file: BinaryIO, start: int, length: int, status: int, headers: Mapping[str, str]) -> None:
+    The object is opened before the head goes out: one that is gone is still answered with 404.
+    """
+
+    def __init__(self, reading: Reading, length: int, status: int, headers: Mapping[str, str]) -> None:
         super().__init__(None, status, media_type="application/octet-stream")
-        self._file, self._start, self._left = file, start, length
+        self._reading, self._left = reading, length
         self.headers.update({**headers, "content-length": str(length)})
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send head and body."""
-        with self._file:
+        async with self._reading as blocks:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await asyncio.to_thread(self._file.seek, self._start)
-            while self._left > 0:
-                block = await asyncio.to_thread(self._file.read, min(BLOCK_BYTES, self._left))
-                if not block:
-                    raise OSError("the object is shorter than it was")
+            async for block in blocks:
                 self._left -= len(block)
                 await send({"type": "http.response.body", "body": block, "more_body": True})
+            if self._left:
+                raise OSError("the object is shorter than it was")
             await send({"type": "http.response.body", "body": b""})
 
 
-async def respond_with(
-    request: Request, objects: LocalObjects, key: str, *, size: int, sha256: str, filename: str | None = None
+def respond_with(
+    request: Request, objects: Objects, key: str, *, size: int, sha256: str, filename: str | None = None
 ) -> ObjectResponse:
-    """The object, or the part of it that was asked for; raises NotFound or OutOfRange."""
+    """The object, or the part of it that was asked for; raises OutOfRange."""
     start, end = asked_range(request.headers.get("range"), size)
     headers = {"etag": f'"{sha256}"', "accept-ranges": "bytes"}
     if filename is not None:
@@ -50,7 +51,7 @@ async def respond_with(
     partial = request.headers.get("range") is not None and (start, end) != (0, size)
     if partial:
         headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
-    return ObjectResponse(await objects.open(key), start, end - start, 206 if partial else 200, headers)
+    return ObjectResponse(objects.read(key, start, end), end - start, 206 if partial else 200, headers)
 
 
 def asked_range(header: str | None, size: int) -> tuple[int, int]:

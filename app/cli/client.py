@@ -36,12 +36,12 @@ def call(method: str, path: str, body: Any = None, query: Mapping[str, Any] | No
     return answer.json() if answer.content else None
 
 
-def every(path: str) -> dict[str, Any]:
+def every(path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A whole listing, part by part."""
     data: list[dict[str, Any]] = []
     while True:
         after = (data[-1].get("id") or data[-1].get("name")) if data else None
-        part = call("GET", path, query={"limit": PAGE, "after": after})
+        part = call("GET", path, query={**(query or {}), "limit": PAGE, "after": after})
         data += part["data"]
         if not part["has_more"]:
             return {**part, "data": data}

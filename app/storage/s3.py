@@ -1,7 +1,8 @@
-"""Reading objects of an S3-compatible store: signed GETs (AWS Signature Version 4), bounded, nothing else.
+"""An S3-compatible store: its address and key, signatures (AWS Signature Version 4), and a bounded download.
 
-The signature covers host, date and path, so a request cannot be replayed for another object. Objects are streamed to a
-file; one that is larger than its bound, or cut short, is an error and not half a file.
+A signature covers host, date, path, query and the body's hash, so a request cannot be replayed for another object or
+with other bytes. What is downloaded is streamed to a file; an object that is larger than its bound, or cut short, is an
+error and not half a file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx2
 
@@ -57,16 +58,23 @@ class S3:
         except (httpx2.HTTPError, OSError) as exc:
             raise Unavailable(f"The object store could not be read: {type(exc).__name__}.") from exc
 
-    def signed(self, method: str, host: str, path: str, more: Mapping[str, str]) -> dict[str, str]:
-        """The headers of a request without a body."""
+    def signed(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        more: Mapping[str, str],
+        *,
+        query: str = "",
+        sha256: str = EMPTY_SHA256,
+    ) -> dict[str, str]:
+        """The headers of a request; `path` and `query` as they are sent, `sha256` of the body."""
         now = self.clock()
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
-        headers = {**more, "host": host, "x-amz-content-sha256": EMPTY_SHA256, "x-amz-date": stamp}
+        headers = {**more, "host": host, "x-amz-content-sha256": sha256, "x-amz-date": stamp}
         names = sorted(headers)
         listed = ";".join(names)
-        canonical = "\n".join(
-            [method, path, "", *(f"{name}:{headers[name]}" for name in names), "", listed, EMPTY_SHA256]
-        )
+        canonical = "\n".join([method, path, query, *(f"{name}:{headers[name]}" for name in names), "", listed, sha256])
         scope = f"{day}/{self.region}/s3/aws4_request"
         hashed = hashlib.sha256(canonical.encode()).hexdigest()
         key = f"AWS4{self.secret_key}".encode()
@@ -75,6 +83,11 @@ class S3:
         signature = _mac(key, f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashed}").hex()
         credential = f"Credential={self.access_key}/{scope},SignedHeaders={listed},Signature={signature}"
         return {**headers, "authorization": f"AWS4-HMAC-SHA256 {credential}"}
+
+
+def canonical_query(parameters: Mapping[str, str]) -> str:
+    """Parameters in the order and escaping that are signed; send exactly this."""
+    return urlencode(sorted(parameters.items()), quote_via=quote, safe="-_.~")
 
 
 def split(url: str) -> tuple[str, str]:

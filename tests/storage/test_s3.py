@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from app.errors import InvalidRequest, Unavailable
 from app.storage.artifacts import import_adapter
 from app.storage.s3 import S3, split
 from tests.storage.adapter import folder
+from tests.support.s3_server import Bucket as RealBucket
 
 KEY = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 
@@ -91,6 +94,21 @@ def test_an_adapter_is_imported_from_a_bucket(tmp_path: Path) -> None:
         store = S3(bucket.url, "eu", *KEY)
         there = import_adapter(tmp_path / "store", "acme", "support", "s3://adapters/team a/support", s3=store)
     assert there == import_adapter(tmp_path / "store", "acme", "support", str(source))
+
+
+def test_an_adapter_is_imported_from_a_real_server(tmp_path: Path, s3_bucket: RealBucket) -> None:
+    """A server that recomputes every signature gives the objects to the holder of its key, and to nobody else."""
+    source = folder(tmp_path / "source")
+    host = s3_bucket.s3.endpoint.removeprefix("http://")
+    for file in source.iterdir():
+        content, path = file.read_bytes(), f"/{s3_bucket.name}/adapters/team%20a/{file.name}"
+        headers = s3_bucket.s3.signed("PUT", host, path, {}, sha256=hashlib.sha256(content).hexdigest())
+        httpx2.put(f"http://{host}{path}", content=content, headers=headers).raise_for_status()
+    where = f"s3://{s3_bucket.name}/adapters/team a"
+    there = import_adapter(tmp_path / "store", "acme", "support", where, s3=s3_bucket.s3)
+    assert there == import_adapter(tmp_path / "store", "acme", "support", str(source))
+    with pytest.raises(InvalidRequest, match="may not be read"):
+        import_adapter(tmp_path / "store", "acme", "a", where, s3=replace(s3_bucket.s3, secret_key="wrong"))
 
 
 def test_what_is_not_there_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

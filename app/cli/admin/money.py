@@ -1,26 +1,25 @@
-"""`tunegate limits|provider-keys|audit`, and what else is about money in the admin verbs."""
+"""`tunegate limits|provider-keys|audit`: rules about money, whose keys pay, and who changed what."""
 
 from __future__ import annotations
 
 import sys
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
+from app.cli.admin.group import Json, group_of, part
 from app.cli.client import AdminError, call, every
 from app.cli.limits import limited
 from app.cli.show import show
 
-Json = Annotated[bool, typer.Option("--json", help="The API's JSON on standard output.")]
 Team = Annotated[str | None, typer.Option(help="The team; without it the whole tenant.")]
 RULE = ("id", "kind", "subject", "route", "limits")
 PROVIDER_KEY = ("provider", "team_id")
 AUDIT = ("revision", "at", "who", "object")
 
 
-def limit_commands() -> dict[str, Any]:
-    """Limits by user and by route."""
+def limits() -> typer.Typer:
+    """Make and take away rules."""
 
     @limited
     def put(
@@ -36,21 +35,21 @@ def limit_commands() -> dict[str, Any]:
     ) -> None:
         """Make or replace a rule; a user is named as callers name it, and kept as a hash."""
         body = {"kind": kind, "user" if kind == "user" else "subject": subject, "route": route, "limits": limits}
-        show(call("PUT", f"/tenants/{_part(tenant)}/limits/{_part(rule)}", body), RULE, as_json=json)
+        show(call("PUT", f"/tenants/{part(tenant)}/limits/{part(rule)}", body), RULE, as_json=json)
 
     def listing(tenant: str, json: Json = False) -> None:
         """Show a tenant's rules."""
-        show(every(f"/tenants/{_part(tenant)}/limits"), RULE, as_json=json)
+        show(every(f"/tenants/{part(tenant)}/limits"), RULE, as_json=json)
 
     def delete(tenant: str, rule: str) -> None:
         """Take a rule away."""
-        call("DELETE", f"/tenants/{_part(tenant)}/limits/{_part(rule)}")
+        call("DELETE", f"/tenants/{part(tenant)}/limits/{part(rule)}")
 
-    return {"put": put, "list": listing, "delete": delete}
+    return group_of("Limits by user and by route.", {"put": put, "list": listing, "delete": delete})
 
 
-def provider_key_commands() -> dict[str, Any]:
-    """Keys of providers that tenants bring."""
+def provider_keys() -> typer.Typer:
+    """Keep, list and forget keys."""
 
     def put(tenant: str, provider: str, team: Team = None, json: Json = False) -> None:
         """Keep a key, read from standard input: an argument would stand in the process list."""
@@ -58,31 +57,19 @@ def provider_key_commands() -> dict[str, Any]:
         if not secret:
             raise AdminError("expected the provider's key on standard input")
         body = {"key": secret, "team_id": team}
-        path = f"/tenants/{_part(tenant)}/provider-keys/{_part(provider)}"
+        path = f"/tenants/{part(tenant)}/provider-keys/{part(provider)}"
         show(call("PUT", path, body), PROVIDER_KEY, as_json=json)
 
     def listing(tenant: str, json: Json = False) -> None:
         """Show whose keys are kept, never the keys."""
-        show(call("GET", f"/tenants/{_part(tenant)}/provider-keys"), PROVIDER_KEY, as_json=json)
+        show(call("GET", f"/tenants/{part(tenant)}/provider-keys"), PROVIDER_KEY, as_json=json)
 
     def delete(tenant: str, provider: str, team: Team = None) -> None:
         """Forget a key."""
-        path = f"/tenants/{_part(tenant)}/provider-keys/{_part(provider)}"
+        path = f"/tenants/{part(tenant)}/provider-keys/{part(provider)}"
         call("DELETE", path, query={"team_id": team})
 
-    return {"put": put, "list": listing, "delete": delete}
-
-
-def rotate_key(
-    tenant: str,
-    key: str,
-    overlap_hours: Annotated[int, typer.Option(help="How long the present secret works on.", min=0, max=720)] = 24,
-    json: Json = False,
-) -> None:
-    """Give a key a new secret, shown this once; the present one works on for a while."""
-    body = {"overlap_seconds": overlap_hours * 3600}
-    made = call("POST", f"/tenants/{_part(tenant)}/keys/{_part(key)}/rotate", body)
-    show(made, ("id", "secret"), as_json=json)
+    return group_of("Providers' keys that tenants bring.", {"put": put, "list": listing, "delete": delete})
 
 
 def audit(
@@ -92,7 +79,3 @@ def audit(
 ) -> None:
     """Show who changed what; --json has the states before and after."""
     show(call("GET", "/audit", query={"object": about, "limit": limit}), AUDIT, as_json=json)
-
-
-def _part(name: str) -> str:
-    return quote(name, safe="")
