@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from app.types import (
     Principal,
     RateLimitState,
     Route,
+    Stored,
     Target,
     Usage,
 )
@@ -71,8 +73,15 @@ class Reservation(Protocol):
         """Hold more for an answer that outgrows its estimate; False when a budget has no more."""
         ...
 
-    async def settle(self, entry: LedgerEntry) -> None:
-        """Replace the held estimate by the true usage and append the ledger entry, in one atomic script. Idempotent."""
+    def settle(self, entry: LedgerEntry) -> Awaitable[None]:
+        """Replace the held estimate by the true usage and append the ledger entry, in one atomic script. Idempotent.
+
+        It is on its way when this returns, before whatever is said to Redis next; await it to know that it was heard.
+        """
+        ...
+
+    async def give_back(self) -> None:
+        """Undo it, as if it had never been asked for: the call is decided anew, under the same request id."""
         ...
 
 
@@ -81,6 +90,18 @@ class Admission(Protocol):
 
     async def reserve(self, principal: Principal, call: Call, choice: Choice, request_id: str) -> Reservation:
         """Raise RateLimited, QuotaExhausted or Unavailable, or hold tokens and money until `settle`."""
+        ...
+
+
+class News(Protocol):
+    """Whether the policy was behind at one instant: a question on its way to where changes are announced."""
+
+    def is_behind(self) -> bool:
+        """Whether it was, or that is not known yet; without waiting, for what was asked later has been answered."""
+        ...
+
+    async def missed(self) -> bool:
+        """Read what was missed; whether there was something. False when it cannot be told: the last known serves."""
         ...
 
 
@@ -98,7 +119,7 @@ class Asked(Protocol):
     status: CacheStatus
 
     async def answer(self) -> CachedAnswer | None:
-        """A stored answer that may stand for this call's own, or None; never raises."""
+        """A stored answer that may stand for this call's own, or None; raises Unavailable if that is the policy."""
         ...
 
     def share(
@@ -206,7 +227,7 @@ class Record(Outgoing, Protocol):
         """Whether a running answer may go on: holds more when it outgrows its estimate, False when nothing is left."""
         ...
 
-    async def settle(self) -> None:
+    def settle(self) -> None:
         """The answer is complete: charge it and write it down. Later calls do nothing."""
         ...
 
@@ -222,6 +243,60 @@ class HitRecord(Protocol):
         """The answer comes from the cache: it costs nothing, and this is what it saved."""
         ...
 
-    async def settle(self) -> None:
+    def settle(self) -> None:
         """The answer is complete: write it down. Later calls do nothing."""
+        ...
+
+
+class Objects(Protocol):
+    """Bytes under `<kind>/<owner>/<sha256>`: whole or not at all, and always those that the name says.
+
+    Memory holds a few blocks, whatever the size. Raises Unavailable when the store cannot be reached or written, and
+    ValueError for a name that the gateway cannot have made.
+    """
+
+    async def put(
+        self,
+        owner: str,
+        parts: AsyncIterator[bytes],
+        *,
+        max_bytes: int,
+        sha256: str | None = None,
+        judge: Callable[[Path], None] = ...,
+    ) -> Stored:
+        """Keep the parts as one object of `owner` (`<kind>/<owner>`), and say its size and hash.
+
+        Raises BodyTooLarge past `max_bytes`, Damaged when `sha256` is given and is not theirs, and what `judge` raises
+        on the finished file (called in a thread); nothing is kept then.
+        """
+        ...
+
+    async def size(self, key: str) -> int | None:
+        """The object's bytes, or None where there is no object."""
+        ...
+
+    def read(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes from `start` to before `end`, block by block; raises NotFound."""
+        ...
+
+    def file(self, key: str) -> AbstractAsyncContextManager[BinaryIO]:
+        """The object as a file on this machine, as long as the block runs; raises NotFound."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        ...
+
+    async def delete_all(self, owner: str) -> None:
+        """Remove every object of this owner."""
+        ...
+
+    async def old_names(self, kind: str, before: float) -> set[str]:
+        """Owners of this kind that got nothing since `before`."""
+        ...
+
+    async def sweep(self, now: float | None = None) -> int:
+        """Remove what uploads that were broken off have left; returns how many."""
         ...

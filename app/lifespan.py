@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.admission.idempotency import Idempotency
+from app.admission.leases import Leases
 from app.admission.pricing import cost_microusd
 from app.admission.redis import RedisAdmission
 from app.api.admin.services import AdminServices
@@ -37,31 +38,39 @@ from app.backends.reply import Replier
 from app.cache.cache import AnswerCache
 from app.cache.embedder import MiniLM
 from app.cache.forget import Forgetter
+from app.cache.promises import Promises
 from app.cache.remote import EmbeddingService, RemoteEmbedder
+from app.cache.reports import Reports
 from app.errors import Unavailable
-from app.interfaces import Embedder, TokenCounter
+from app.interfaces import Embedder, Objects, TokenCounter
 from app.observability.correlation import current_trace_id
 from app.observability.metrics import Metrics
+from app.observability.request_log import request_log
 from app.observability.tracing import NoTracing, Tracing, tracing
 from app.pipeline import Stages, answer
 from app.placement.placement import ReplicaPlacement
 from app.recording.egress import public_client
 from app.recording.flusher import Flusher
 from app.recording.recorder import Recorder
+from app.recording.survey import Survey
 from app.recording.webhooks import Deliverer
 from app.routing.call import Bounds
 from app.routing.routes import Router
-from app.settings import Settings, SettingsError
-from app.storage.announcements import Announcements
+from app.settings import Settings, SettingsError, Training
+from app.storage.announcements import Announcements, announce
 from app.storage.database import database
 from app.storage.embedded_redis import embedded_redis
 from app.storage.events import append_events
 from app.storage.janitor import Janitor
 from app.storage.ledger import BudgetEvent
-from app.storage.objects import LocalObjects
+from app.storage.objects.bucket import BucketObjects
+from app.storage.objects.local import LocalObjects
+from app.storage.objects.requests import connected
+from app.storage.objects.staging import Staging
 from app.storage.policy import PolicyReader
 from app.storage.redis import RedisDown, RedisStore
 from app.storage.sealing import Sealer
+from app.storage.tuning.leases import TRAINER_LOST, Expired
 from app.storage.tuning.sweeper import Sweeper
 from app.storage.usage import append_ledger
 from app.types import Reply, Request
@@ -69,7 +78,9 @@ from app.wiring import (
     admin_services,
     admission_config,
     base_models,
+    bucket_of,
     cache_config,
+    last_known,
     local_share,
     price_list,
     secret_of,
@@ -110,10 +121,11 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         stores = await _open_stores(stack, settings, folder, metrics)
         way = await _open_way(stack, settings, folder, metrics, stores)
-        objects = LocalObjects(folder / "objects")
+        objects = await stack.enter_async_context(_objects(settings.training, folder / "objects"))
         forgetter = Forgetter(stores.redis, stores.policy.tenant_ids)
+        promises = Promises(stores.redis, lambda tenant_id: stores.policy.current().cached_by_meaning(tenant_id))
         admin = replace(
-            admin_services(settings, folder, stores.sql, stores.announcements, way.flusher, forgetter),
+            admin_services(settings, folder, stores.sql, stores.announcements, way.flusher, forgetter, promises),
             hash_user=way.hash_user,
             seal=stores.sealer.seal,
             pools=way.placement.status,
@@ -126,7 +138,10 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             tracing=stores.tracing,
             policy=stores.policy,
             admin=admin,
-            training=training_services(settings, folder, admin, way.identity, stores.policy, objects),
+            training=replace(
+                training_services(settings, folder, admin, way.identity, stores.policy, objects),
+                metrics=metrics.training,
+            ),
             metrics=metrics,
             needed={
                 "redis": partial(_redis_answers, stores.redis),
@@ -155,7 +170,6 @@ class _Way:
     answer: Idempotency
     identity: Identity
     placement: ReplicaPlacement
-    admission: RedisAdmission
     flusher: Flusher
     hash_user: Callable[[str, str], str]
 
@@ -163,7 +177,12 @@ class _Way:
 async def _open_stores(stack: AsyncExitStack, settings: Settings, folder: Path, metrics: Metrics) -> _Stores:
     telemetry = settings.telemetry
     traces = await stack.enter_async_context(
-        tracing(telemetry.otlp_endpoint, telemetry.trace_sample_ratio, count=metrics.spans)
+        tracing(
+            telemetry.otlp_endpoint,
+            telemetry.trace_sample_ratio,
+            max_queued_spans=telemetry.max_queued_spans,
+            count=metrics.spans,
+        )
     )
     redis = await stack.enter_async_context(_redis(settings, folder, metrics))
     sql = await stack.enter_async_context(_sql(settings, folder))
@@ -173,6 +192,7 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, folder: Path, 
         poll_seconds=settings.policy_poll_seconds,
         max_age_seconds=settings.policy_max_age_seconds,
         unseal=partial(unsealed, sealer),
+        tell=partial(announce, redis),
     )
     await policy.refresh()
     announcements = Announcements(redis, policy, poll_seconds=settings.policy_poll_seconds)
@@ -182,9 +202,10 @@ async def _open_stores(stack: AsyncExitStack, settings: Settings, folder: Path, 
 async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, metrics: Metrics, stores: _Stores) -> _Way:
     embedder = await _embedder(stack, settings, folder)
     policy, hash_user = stores.policy, user_hasher(settings, folder)
+    keys, flags = (last_known(settings, policy, part, metrics.fell_back) for part in ("auth", "flags"))
     identity = Identity(
-        Authenticator(policy, newer=stores.announcements.newer),
-        tokens(settings, policy),
+        Authenticator(keys, newer=stores.announcements.newer),
+        tokens(settings, keys),
         settings.identity.own_provider_keys,
     )
     health = Health(time.monotonic)
@@ -197,9 +218,15 @@ async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, met
     stages = Stages(
         authenticate=identity.principal,
         bounds=Bounds(settings.admission.max_output_tokens, settings.admission.max_choices),
-        router=Router(policy.current, price_list(settings), base_models(settings)),
+        router=Router(flags.current, price_list(settings), base_models(settings)),
+        ask_for_news=stores.announcements.ask,
         admission=admission,
-        recorder=Recorder(cost_microusd, stores.tracing.finished(metrics.finished), hash_user),
+        recorder=Recorder(
+            cost_microusd,
+            stores.tracing.finished(metrics.finished),
+            hash_user,
+            request_log(settings.telemetry.log_format, settings.telemetry.log_level),
+        ),
         cache=cache,
         reach=Failover(placement, backend, embedded, health, RetryBudget(time.monotonic)).reach,
         replier=Replier(approximate_tokens),
@@ -207,6 +234,8 @@ async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, met
     metrics.watch(
         policy_age_seconds=lambda: policy.age_seconds,
         ledger_backlog_entries=lambda: flusher.backlog_entries,
+        reservations_outstanding=lambda: admission.outstanding.reservations,
+        reserved_microdollars=lambda: admission.outstanding.microusd,
         breakers=health.states,
     )
     way = Idempotency(stores.redis, identity.principal, partial(answer, stages))
@@ -214,7 +243,7 @@ async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, met
     stack.push_async_callback(admission.drain)
     stack.push_async_callback(way.drain)
     stack.push_async_callback(cache.drain)
-    return _Way(way, identity, placement, admission, flusher, hash_user)
+    return _Way(way, identity, placement, flusher, hash_user)
 
 
 def _placement(settings: Settings, metrics: Metrics, policy: PolicyReader, health: Health) -> ReplicaPlacement:
@@ -236,7 +265,7 @@ def _admission(
         on_refusal=metrics.refused,
         hash_user=hash_user,
         local=local_share(settings),
-        on_outage=metrics.decided_without_redis,
+        on_outage=metrics.fell_back,
         on_settled=flusher.settled,
     )
 
@@ -246,8 +275,7 @@ def _cache(settings: Settings, metrics: Metrics, stores: _Stores, embedder: Embe
         stores.redis,
         embedder,
         cache_config(settings),
-        on_refusal=metrics.guarded,
-        on_compared=metrics.compared,
+        reports=Reports(metrics.guarded, metrics.compared, partial(metrics.fell_back, "cache")),
     )
 
 
@@ -269,13 +297,15 @@ async def _start_loops(
     stores: _Stores,
     way: _Way,
     admin: AdminServices,
-    objects: LocalObjects,
+    objects: Objects,
 ) -> None:
     """What runs beside requests until the end; each loop waits out the outages of its stores by itself."""
     webhooks = await stack.enter_async_context(
         public_client(timeout_seconds=settings.webhooks.timeout_seconds, allow_private=admin.private_webhooks)
     )
     horizon = settings.adapters.files_horizon_seconds
+    survey = Survey(stores.sql, admin.promises.census)
+    metrics.watch(surveyed=lambda: survey.seen)
     for loop in (
         stores.policy.run(),
         stores.announcements.listen(),
@@ -283,12 +313,21 @@ async def _start_loops(
         way.placement.run(),
         way.placement.gossip.tell(stores.redis, (RedisDown, ResponseError)),
         way.placement.gossip.listen(stores.redis),
-        _sweep(way.admission, stores.policy, metrics),
+        _sweep(Leases(stores.redis, lease_seconds=settings.admission.lease_seconds), stores.policy),
         Janitor(stores.sql, admin.artifacts, horizon_seconds=horizon).run(),
-        Sweeper(stores.sql, objects, terms(settings)).run(),
-        Deliverer(stores.sql, webhooks, admin.webhook_key, allow_private=admin.private_webhooks).run(),
+        Sweeper(stores.sql, objects, terms(settings), on_expired=partial(_count_expired, metrics)).run(),
+        Deliverer(
+            stores.sql, webhooks, admin.webhook_key, allow_private=admin.private_webhooks, count=metrics.webhook
+        ).run(),
+        survey.run(),
     ):
         stack.push_async_callback(_stopped, asyncio.create_task(loop))
+
+
+def _count_expired(metrics: Metrics, expired: Expired) -> None:
+    metrics.training.lost(expired.lost)
+    metrics.training.ended("failed", TRAINER_LOST, jobs=expired.failed)
+    metrics.training.ended("cancelled", jobs=expired.cancelled)
 
 
 async def migrate_database(settings: Settings) -> None:
@@ -306,6 +345,16 @@ def _data_folder(settings: Settings) -> Path:
     folder = settings.data_folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+@asynccontextmanager
+async def _objects(chosen: Training, folder: Path) -> AsyncIterator[Objects]:
+    bucket = bucket_of(chosen)
+    if bucket is None:
+        yield LocalObjects(folder)
+        return
+    async with connected(*bucket) as requests:
+        yield BucketObjects(requests, Staging(folder / ".incoming"))
 
 
 @asynccontextmanager
@@ -360,13 +409,12 @@ async def _write_events(
         metrics.budget_event(event.event, event.limit)
 
 
-async def _sweep(admission: RedisAdmission, policy: PolicyReader, metrics: Metrics) -> None:
+async def _sweep(leases: Leases, policy: PolicyReader) -> None:
     """Charge what has run out of its lease, of tenants that send nothing too."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
-            held = await admission.sweep(policy.tenant_ids())
-            metrics.outstanding(held.reservations, held.microusd)
+            await leases.sweep(policy.tenant_ids())
         except (RedisDown, ResponseError) as exc:
             _logger.warning("leases_not_swept", error=type(exc).__name__)
 

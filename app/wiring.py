@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
@@ -21,31 +22,45 @@ from app.auth.identity import Identity
 from app.auth.tokens import Tokens
 from app.cache.cache import CacheConfig
 from app.cache.forget import Forgetter
+from app.cache.promises import Promises
+from app.interfaces import Objects
 from app.recording.flusher import Flusher
 from app.routing.price_sources import PriceFile, PriceFileError, PublicPrices, is_listed, listed_provider
 from app.routing.prices import PriceList
-from app.settings import Settings, SettingsError
+from app.settings import ObjectStoreSettings, Settings, SettingsError, Training
 from app.storage.announcements import Announcements
 from app.storage.base_shapes import BaseShapes
 from app.storage.kept_secret import kept_secret
-from app.storage.objects import LocalObjects
-from app.storage.policy import PolicyReader
+from app.storage.policy import LastKnown, PolicyReader
 from app.storage.s3 import S3
 from app.storage.sealing import SealBroken, Sealer
 from app.storage.signatures import Signers
 from app.storage.tuning.jobs import Budget
 from app.storage.tuning.leases import Terms
 
+STALE_POLLS = 10  # a snapshot that has missed so many is the last known one, no longer the present one
+
+_STORE_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
 _logger = structlog.get_logger()
 
 
 def admission_config(settings: Settings) -> AdmissionConfig:
     """How long and how much is held."""
     chosen = settings.admission
-    return AdmissionConfig(chosen.lease_seconds, chosen.default_output_tokens)
+    return AdmissionConfig(
+        chosen.lease_seconds, chosen.default_output_tokens, chosen.max_output_tokens, chosen.max_pending_charges
+    )
 
 
-def tokens(settings: Settings, policy: PolicyReader) -> Tokens | None:
+def last_known(
+    settings: Settings, policy: PolicyReader, part: str, on_fallback: Callable[[str, str, str], None]
+) -> LastKnown:
+    """The policy for this part of the gateway, which tells what it decides while SQL is away."""
+    stale_seconds = STALE_POLLS * settings.policy_poll_seconds
+    return LastKnown(policy, stale_seconds, lambda decision: on_fallback(part, decision, "sql"))
+
+
+def tokens(settings: Settings, policy: LastKnown) -> Tokens | None:
     """Proof by token, or None where no issuer is trusted."""
     issuers = [issuer.value() for issuer in settings.identity.issuers]
     return Tokens(issuers, policy.current, key_set) if issuers else None
@@ -77,6 +92,7 @@ def cache_config(settings: Settings) -> CacheConfig:
         max_entries_per_tenant=chosen.max_entries_per_tenant,
         max_answer_bytes=chosen.max_answer_bytes,
         every_caller_pays=chosen.coalesced_callers_pay == "each",
+        refuses_when_away=chosen.when_away == "refuse",
     )
 
 
@@ -136,6 +152,7 @@ def admin_services(
     announcements: Announcements,
     flusher: Flusher,
     forgetter: Forgetter,
+    promises: Promises,
 ) -> AdminServices:
     """What the admin API works with."""
     return AdminServices(
@@ -148,8 +165,9 @@ def admin_services(
         changed=announcements.changed,
         flush=flusher.flush_once,
         forget_answers=forgetter.forget,
+        promises=promises,
         signers=_signers(settings),
-        s3=_s3(settings),
+        s3=s3_of(settings.adapters.s3),
         bases={name: BaseShapes.read(base.config_file) for name, base in settings.adapters.bases.items()},
         webhook_key=secret_of(settings.webhook_key, folder, "webhook.key"),
         private_webhooks=settings.webhooks.allow_private_networks,
@@ -162,7 +180,7 @@ def training_services(
     admin: AdminServices,
     authenticator: Identity,
     policy: PolicyReader,
-    objects: LocalObjects,
+    objects: Objects,
 ) -> TrainingServices:
     """What the fine-tuning and training APIs work with."""
     chosen = settings.training
@@ -195,8 +213,23 @@ def secret_of(given: SecretStr | None, folder: Path, name: str) -> str:
     return given.get_secret_value() if given else kept_secret(folder, name)
 
 
-def _s3(settings: Settings) -> S3 | None:
-    store = settings.adapters.s3
+def bucket_of(chosen: Training) -> tuple[str, S3] | None:
+    """The bucket of files and blobs as `s3://bucket/folder`, and its key; None is the data folder.
+
+    Raises SettingsError for an address that is none, and for one without its key.
+    """
+    if chosen.store_url is None:
+        return None
+    if _STORE_URL.fullmatch(chosen.store_url) is None:
+        raise SettingsError("training.store_url: expected s3://bucket/folder of letters, digits, `.`, `_` and `-`")
+    s3 = s3_of(chosen.s3)
+    if s3 is None:
+        raise SettingsError("training.store_url needs the bucket's key: set training.s3.access_key and .signing_key")
+    return chosen.store_url, s3
+
+
+def s3_of(store: ObjectStoreSettings) -> S3 | None:
+    """The store and its key; None without one."""
     if store.access_key is None:
         return None
     return S3(store.endpoint, store.region, store.access_key, store.signing_key.get_secret_value())

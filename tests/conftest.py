@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.postgres import running_postgres
 from tests.support.processes import free_port, stop
+from tests.support.s3_server import Bucket, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,13 @@ def redis_url(redis_server: str) -> str:
         connection.sendall(b"FLUSHALL\r\n")
         connection.recv(64)
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[Bucket]:
+    """A bucket of a real S3 server on loopback; a missing one fails loudly."""
+    with s3_server() as bucket:
+        yield bucket
 
 
 @pytest.fixture(scope="session")

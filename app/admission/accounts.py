@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from app.types import Account, AccountKind, BreakerPolicy, LimitRule, Principal
+from app.types import Account, AccountKind, BreakerPolicy, LimitRule, Limits, Principal
 
 REMEMBERED = 4096
 IDLE_TTL_SECONDS = 40 * 86_400  # users and bearers of tokens come by the million; a month's budget outlives its month
@@ -33,11 +33,12 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Keys and limits of some accounts, in the same order."""
+    """Keys and limits of some accounts, in the same order; `has_budget`: money of any of them can end."""
 
     accounts: tuple[Account, ...]
     keys: tuple[str, ...]
     limits: bytes
+    has_budget: bool
 
 
 class Accounts:
@@ -81,7 +82,16 @@ def _most_special_last(rule: LimitRule) -> bool:
 def rendered(tenant_id: str, accounts: tuple[Account, ...]) -> Rendered:
     """Keys and limits of these accounts."""
     limits = msgspec.json.encode([_limits(account) for account in accounts])
-    return Rendered(accounts, tuple(account_key(tenant_id, account) for account in accounts), limits)
+    keys = tuple(account_key(tenant_id, account) for account in accounts)
+    return Rendered(accounts, keys, limits, any(_has_budget(account.limits) for account in accounts))
+
+
+def _has_budget(limits: Limits) -> bool:
+    budgets = (
+        limits.budget_day_microusd, limits.budget_week_microusd, limits.budget_month_microusd,
+        limits.budget_total_microusd,
+    )  # fmt: skip
+    return limits.breaker != BreakerPolicy.ALERT and any(budget is not None for budget in budgets)
 
 
 def reservation_key(tenant_id: str, request_id: str) -> str:

@@ -1,4 +1,7 @@
-"""OpenAI's rate-limit headers, exactly: counts as they are, resets as Go durations (`12ms`, `1s`, `6m0s`)."""
+"""OpenAI's rate-limit headers, exactly: counts as they are, resets as Go durations (`12ms`, `1s`, `6m0s`).
+
+Beside them what a budget near its end has done to the call: degraded it to a cheaper variant, or shortened its answer.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from app.types import RateLimitState
 def ratelimit_headers(state: RateLimitState) -> list[tuple[bytes, bytes]]:
     """The `x-ratelimit-*` headers of what is limited; none for what is not."""
     headers: list[tuple[bytes, bytes]] = [(b"x-tunegate-degraded", b"budget")] if state.degraded else []
+    if state.max_output_tokens is not None:
+        headers.append((b"x-tunegate-max-tokens", b"%d" % state.max_output_tokens))
     if state.limit_requests is not None:
         headers += [
             (b"x-ratelimit-limit-requests", b"%d" % state.limit_requests),

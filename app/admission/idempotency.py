@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -35,7 +35,9 @@ MARK_MS = 15_000
 RENEW_SECONDS = 5.0
 FREED_SECONDS = 0.1  # how long a refusal waits for its key to be freed; while Redis is away it is told all the same
 AGAIN_SECONDS = 0.1
-KEPT_HEADERS = (b"content-type", b"x-cache", b"x-tunegate-variant")
+KEPT_HEADERS = (
+    b"content-type", b"x-cache", b"x-tunegate-variant", b"x-tunegate-adapter", b"x-tunegate-max-tokens"
+)  # fmt: skip
 
 # KEYS 1 the idempotency key   ARGV 1 our mark  2 its time in ms. Returns what was there before us, or nothing.
 _BEGIN = Script("""
@@ -136,7 +138,7 @@ class Idempotency:
             yield _again(found, mark)
             return
         running = _Running(asyncio.get_running_loop().create_future())
-        task = asyncio.create_task(self._run(replace(request, read=_given(body)), key, mark, running))
+        task = asyncio.create_task(self._run(msgspec.structs.replace(request, read=_given(body)), key, mark, running))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         yield await asyncio.shield(running.head)

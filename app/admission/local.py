@@ -63,6 +63,20 @@ class LocalShare:
         self._began = now if self._began is None else self._began
         return RateLimitState()
 
+    def extend(self, tenant_id: str, accounts: Sequence[Account], tokens: int, cost: int) -> bool:
+        """Let a running answer grow: rates run into debt, as in Redis; False where the allowance ends."""
+        now = self.clock()
+        try:
+            shares = [self._share(tenant_id, account, now) for account in accounts]
+        except Unavailable:
+            return False
+        if not all(self._affords(one, share, cost) for one, share in zip(accounts, shares, strict=True)):
+            return False
+        for share in shares:
+            share.tokens, share.spent = share.tokens + tokens, share.spent + cost
+        self._began = now if self._began is None else self._began
+        return True
+
     def done(self, tenant_id: str, accounts: Sequence[Account]) -> None:
         """A call that was admitted here has ended."""
         self.running -= 1
@@ -79,11 +93,7 @@ class LocalShare:
 
     def _check(self, account: Account, share: _Share, tokens: int, cost: int) -> None:
         limits, gateways = account.limits, self.config.gateways
-        budgets = (
-            limits.budget_day_microusd, limits.budget_week_microusd, limits.budget_month_microusd,
-            limits.budget_total_microusd, limits.tokens_per_day,
-        )  # fmt: skip
-        if any(budget is not None for budget in budgets) and share.spent + cost > self.config.allowance_microusd:
+        if not self._affords(account, share, cost):
             raise Unavailable("Budgets cannot be checked right now; try again shortly.")
         most = limits.concurrent_requests
         if most is not None and share.running + 1 > _part(most, gateways):
@@ -98,6 +108,14 @@ class LocalShare:
             if over > 0:
                 wait_ms = round(over * 60_000 * gateways / limit) if limit else 60_000
                 raise refusal(account, name, wait_ms=wait_ms, allowed=limit, used=round(level))
+
+    def _affords(self, account: Account, share: _Share, cost: int) -> bool:
+        limits = account.limits
+        budgets = (
+            limits.budget_day_microusd, limits.budget_week_microusd, limits.budget_month_microusd,
+            limits.budget_total_microusd, limits.tokens_per_day,
+        )  # fmt: skip
+        return all(one is None for one in budgets) or share.spent + cost <= self.config.allowance_microusd
 
     def _share(self, tenant_id: str, account: Account, now: float) -> _Share:
         place = _place(tenant_id, account)

@@ -13,64 +13,44 @@ Redis (a settlement, a release) is said again, by tasks of our own, until it has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.exceptions import ResponseError
+from msgspec.structs import replace
+from redis.exceptions import NoScriptError, ResponseError
 
-from app.admission.accounts import Accounts, Rendered, account_key, accounts_of, leases_key, reservation_key
-from app.admission.estimate import OutputEstimator
+from app.admission.accounts import Rendered, leases_key, reservation_key
+from app.admission.length import shortened
 from app.admission.local import LocalShare
-from app.admission.lost import lost_entry
-from app.admission.pricing import dearest_microusd
+from app.admission.question import USUAL, AdmissionConfig, Arguments, Question, Questions
 from app.admission.refusal import refusal
+from app.admission.scripting import load
 from app.errors import GatewayError, Unavailable
 from app.storage.ledger import encode, stream_key
-from app.storage.redis import RedisDown, RedisStore, RedisUnreached, Script
-from app.types import Account, AccountKind, Call, Choice, LedgerEntry, Limits, Outcome, Principal, RateLimitState, Usage
+from app.storage.redis import RedisDown, RedisStore, RedisUnreached
+from app.types import Account, Call, Choice, LedgerEntry, Outcome, Principal, RateLimitState
 
-EXPIRE_BATCH = 200
 AGAIN_SECONDS = 0.05  # between two attempts on a connection that comes and goes
 REFUSED_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
-MAX_PENDING = 10_000  # charges that wait for Redis in memory; no more is admitted without it
 UNKNOWN, WAS_LOST = 3, 2
 TAKEN_BACK, REFUSED = 2, 0
-Arguments = list[str | bytes | int | float]
-DEGRADED = 7  # its place in a reply
+DEGRADED, SHORTENED = 7, 8  # their places in a reply
+ANY_LENGTH = -1
+
+__all__ = ["AdmissionConfig", "HeldReservation", "Outstanding", "RedisAdmission"]
 
 _logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class AdmissionConfig:
-    """How long and how much is held."""
-
-    lease_seconds: int = 900
-    default_output_tokens: int = 256
-
-
-@dataclass(frozen=True, slots=True)
 class Outstanding:
-    """What a tenant holds right now in all gateways together."""
+    """What is held right now and not yet settled."""
 
     reservations: int
     microusd: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One question to `reserve.lua`, and what is written down if nobody settles it."""
-
-    keys: list[str]
-    args: Arguments
-    accounts: Rendered
-    tokens: int
-    lost: LedgerEntry
-    cheaper: LedgerEntry | None
 
 
 @dataclass(slots=True)
@@ -90,9 +70,13 @@ class HeldReservation:
         """Hold more while the call runs; False where a budget or the day's tokens end."""
         return await self.admission.extend(self, tokens, cost_microusd)
 
-    async def settle(self, entry: LedgerEntry) -> None:
-        """Charge the truth and write the entry, once."""
-        await self.admission.settle(self, entry)
+    def settle(self, entry: LedgerEntry) -> Coroutine[Any, Any, None]:
+        """Charge the truth and write the entry, once; await it to know that it was heard."""
+        return self.admission.settle(self, entry)
+
+    async def give_back(self) -> None:
+        """Undo it: the call is decided anew, under the same request id."""
+        await self.admission.give_back(self)
 
 
 class RedisAdmission:
@@ -101,56 +85,61 @@ class RedisAdmission:
     def __init__(
         self,
         store: RedisStore,
-        config: AdmissionConfig = AdmissionConfig(),
+        config: AdmissionConfig = USUAL,
         *,
         on_refusal: Callable[[str, str], None] = lambda _account, _limit: None,
         hash_user: Callable[[str, str], str] = lambda _tenant, user: user,
         local: LocalShare | None = None,
-        on_outage: Callable[[str], None] = lambda _decision: None,
+        on_outage: Callable[[str, str], None] = lambda _part, _decision: None,
         on_settled: Callable[[str], None] = lambda _tenant: None,
     ) -> None:
-        self._reserve, self._extend, self._settle, self._charge, self._release, self._expire = _scripts(
-            "reserve", "extend", "settle", "charge", "release", "expire"
+        self._reserve, self._extend, self._settle, self._charge, self._release = load(
+            "reserve", "extend", "settle", "charge", "release"
         )
         self._store = store
         self._config = config
+        self.questions = Questions(config, hash_user)
         self._on_refusal = on_refusal
-        self._hash_user = hash_user
         self._local = local
         self._on_outage = on_outage
         self._on_settled = on_settled
-        self._accounts = Accounts()
-        self._estimator = OutputEstimator()
         self._pending: set[asyncio.Task[None]] = set()
+        self._held: dict[str, HeldReservation] = {}
+
+    @property
+    def outstanding(self) -> Outstanding:
+        """What calls of this gateway hold."""
+        return Outstanding(len(self._held), sum(held.reserved_microusd for held in self._held.values()))
 
     async def reserve(self, principal: Principal, call: Call, choice: Choice, request_id: str) -> HeldReservation:
         """Hold what the call may cost; raises RateLimited, QuotaExhausted or Unavailable."""
-        ask = self._ask(principal, call, choice, request_id)
+        ask = self.questions.ask(principal, call, choice, request_id)
         try:
             reply = await self._store.run(self._reserve, ask.keys, ask.args)
         except asyncio.CancelledError:
-            self._in_background(self._take_back(ask))
+            self._in_background(self._take_back(ask.lost, ask.keys[:3]))
             raise
         except (RedisDown, ResponseError) as exc:
-            return self._without_redis(ask, choice, exc)
+            return self._hold(self._without_redis(ask, call, choice, exc))
         if self._local is not None:
             self._local.redis_answers()
         if reply[0] == TAKEN_BACK:
             raise Unavailable("This request was given up before it could be admitted; send it again.")
         if reply[0] == REFUSED:
             raise self._refusal(ask.accounts.accounts, reply)
-        chosen, entry = (choice.cheaper, ask.cheaper) if reply[DEGRADED] else (choice, ask.lost)
-        return HeldReservation(
-            admission=self,
-            accounts=ask.accounts,
-            choice=chosen or choice,
-            state=_state(reply),
-            entry=entry or ask.lost,
-            reserved_microusd=(entry or ask.lost).cost_microusd,
-            reserved_tokens=ask.tokens,
-        )
+        chosen, entry = choice, ask.lost
+        if reply[DEGRADED] and choice.cheaper is not None and ask.cheaper is not None:
+            chosen, entry = choice.cheaper, ask.cheaper
+        state = _state(reply)
+        if reply[SHORTENED] != ANY_LENGTH:
+            state = shortened(state, call, chosen, entry, int(reply[SHORTENED]))
+        return self._hold(HeldReservation(self, ask.accounts, chosen, state, entry, entry.cost_microusd, ask.tokens))
 
-    def _without_redis(self, ask: _Ask, choice: Choice, exc: Exception) -> HeldReservation:
+    def _hold(self, held: HeldReservation) -> HeldReservation:
+        self._held[held.entry.request_id] = held
+        return held
+
+    def _without_redis(self, ask: Question, call: Call, choice: Choice, exc: Exception) -> HeldReservation:
         """Admit by our own share, or refuse; if the script may have run, it is then taken back.
 
         A call that is admitted here is settled like any other: against the reservation if the script did run, else as
@@ -158,21 +147,23 @@ class RedisAdmission:
         """
         tenant, accounts = ask.lost.tenant_id, ask.accounts.accounts
         try:
-            if self._local is None or len(self._pending) >= MAX_PENDING:
+            if self._local is None or len(self._pending) >= self._config.max_pending:
                 raise Unavailable("Limits cannot be checked right now; try again shortly.") from exc
             state = self._local.admit(tenant, accounts, ask.tokens, ask.lost.cost_microusd)
         except GatewayError:
-            self._on_outage("refused")
+            self._on_outage("admission", "refused")
             if not isinstance(exc, RedisUnreached):
-                self._in_background(self._take_back(ask))
+                self._in_background(self._take_back(ask.lost, ask.keys[:3]))
             raise
-        self._on_outage("admitted")
+        self._on_outage("admission", "admitted")
+        if ask.may_be_shortened:
+            state = shortened(state, call, choice, ask.lost, 0)
         return HeldReservation(
             self, ask.accounts, choice, state, ask.lost, ask.lost.cost_microusd, ask.tokens, is_local=True
         )
 
     async def extend(self, held: HeldReservation, tokens: int, cost: int) -> bool:
-        """Hold more for a running answer. Open when Redis is away: the settlement charges what was used in any case."""
+        """Hold more for a running answer; while Redis is away, by our own share."""
         entry = held.entry
         longer = replace(
             entry,
@@ -186,77 +177,71 @@ class RedisAdmission:
         try:
             reply = await self._store.run(self._extend, keys, args)
         except (RedisDown, ResponseError):
-            return True
-        if reply[0] == REFUSED:
-            self._on_refusal(held.accounts.accounts[int(reply[1]) - 1].kind.value, reply[2].decode())
-            return False
+            if not self._extends_without_redis(held, tokens, cost):
+                return False
+        else:
+            if reply[0] == REFUSED:
+                self._on_refusal(held.accounts.accounts[int(reply[1]) - 1].kind.value, reply[2].decode())
+                return False
         held.entry = longer
         held.reserved_tokens += tokens
         held.reserved_microusd += cost
         return True
 
-    async def settle(self, held: HeldReservation, entry: LedgerEntry) -> None:
-        """Charge the truth; survives the caller's cancellation, and keeps trying while Redis is away."""
-        if entry.outcome is Outcome.OK and entry.completion_tokens:
-            self._estimator.learn(_learning(entry.tenant_id, entry.route), entry.completion_tokens)
+    def _extends_without_redis(self, held: HeldReservation, tokens: int, cost: int) -> bool:
+        """By the policy of admission: within the allowance, or (closed) only where no budget can end."""
+        accounts = held.accounts
+        if self._local is None:
+            extended = not accounts.has_budget
+        else:
+            extended = self._local.extend(held.entry.tenant_id, accounts.accounts, tokens, cost)
+        self._on_outage("admission", "extended" if extended else "stopped")
+        return extended
+
+    def settle(self, held: HeldReservation, entry: LedgerEntry) -> Coroutine[Any, Any, None]:
+        """Charge the truth: sent now, heard when awaited. Survives the caller's cancellation, and Redis being away."""
+        self.questions.learn(entry)
         if held.is_local and self._local is not None:
             held.is_local = False
             self._local.done(entry.tenant_id, held.accounts.accounts)
+        return self._heard(held, entry, self._store.send(self._settle, *_settlement(entry), impatient=True))
+
+    async def _heard(self, held: HeldReservation, entry: LedgerEntry, sent: Awaitable[int]) -> None:
         try:
-            await self._settle_once(held, entry, impatient=True)
+            await self._settled(held, entry, await self._replied(entry, sent))
         except (RedisDown, ResponseError, asyncio.CancelledError) as exc:
             # Whether the script ran is unknown; it is idempotent, so it is simply run again, by a task of our own.
+            self._on_outage("ledger", "kept")
             self._in_background(self._until_heard(lambda: self._settle_once(held, entry)))
             if isinstance(exc, asyncio.CancelledError):
                 raise
 
-    async def sweep(self, tenants: Sequence[str]) -> Outstanding:
-        """Charge expired leases of tenants that send nothing; returns what all of them hold."""
-        reservations = microusd = 0
-        for tenant in tenants:
-            whole = account_key(tenant, Account(AccountKind.TENANT, tenant, Limits()))
-            keys = [leases_key(tenant), stream_key(tenant), whole]
-            args: Arguments = [reservation_key(tenant, ""), EXPIRE_BATCH]
-            found = EXPIRE_BATCH
-            while found == EXPIRE_BATCH:
-                found, count, held = await self._store.run(self._expire, keys, args)
-            reservations, microusd = reservations + count, microusd + held
-        return Outstanding(reservations, microusd)
+    async def _replied(self, entry: LedgerEntry, sent: Awaitable[int]) -> int:
+        try:
+            return await sent
+        except NoScriptError:  # a Redis that was started anew
+            return int(await self._store.run(self._settle, *_settlement(entry), impatient=True))
+
+    async def give_back(self, held: HeldReservation) -> None:
+        """Undo what is held for a call that is decided anew: as if it had never come, so its id may come again.
+
+        What cannot be said at once is said later; if the call is held again before that, its settlement finds nothing
+        held and charges the truth.
+        """
+        entry = held.entry
+        self._held.pop(entry.request_id, None)
+        if held.is_local and self._local is not None:
+            held.is_local = False
+            self._local.done(entry.tenant_id, held.accounts.accounts)
+        keys = [
+            reservation_key(entry.tenant_id, entry.request_id), leases_key(entry.tenant_id), stream_key(entry.tenant_id)
+        ]  # fmt: skip
+        await asyncio.wait({self._in_background(self._take_back(entry, keys, forget=True))}, timeout=REFUSED_SECONDS)
 
     async def drain(self) -> None:
         """Wait for what must still be said to Redis."""
         if self._pending:
             await asyncio.wait(self._pending, timeout=DRAIN_SECONDS)
-
-    def _ask(self, principal: Principal, call: Call, choice: Choice, request_id: str) -> _Ask:
-        tenant = principal.tenant_id
-        held = self._estimate(principal, call, choice)
-        user = self._hash_user(tenant, call.user) if call.user else None
-        accounts = self._accounts.render(tenant, accounts_of(principal, choice.route.name, user))
-        lost = self._lost(principal, call, choice, request_id, held, user)
-        cheaper = None
-        if choice.cheaper is not None:
-            cheaper = self._lost(principal, call, choice.cheaper, request_id, held, user)
-        keys = [reservation_key(tenant, request_id), leases_key(tenant), stream_key(tenant), *accounts.keys]
-        args: Arguments = [
-            request_id, held.total_tokens, lost.cost_microusd, self._config.lease_seconds * 1000, encode(lost),
-            reservation_key(tenant, ""), accounts.limits,
-            "" if cheaper is None else cheaper.cost_microusd, "" if cheaper is None else encode(cheaper),
-        ]  # fmt: skip
-        return _Ask(keys, args, accounts, held.total_tokens, lost, cheaper)
-
-    def _estimate(self, principal: Principal, call: Call, choice: Choice) -> Usage:
-        ceiling = self._config.default_output_tokens if call.max_tokens is None else call.max_tokens
-        if ceiling == 0:
-            return Usage(call.prompt_tokens_estimate, 0, estimated=True)
-        one = self._estimator.estimate(_learning(principal.tenant_id, choice.route.name), ceiling)
-        return Usage(call.prompt_tokens_estimate, one * call.choices, estimated=True)
-
-    def _lost(
-        self, principal: Principal, call: Call, choice: Choice, request_id: str, held: Usage, user: str | None
-    ) -> LedgerEntry:
-        cost = dearest_microusd((target.charged for target in choice.targets), held)
-        return lost_entry(principal, call, choice, request_id, held, cost=cost, user_hash=user)
 
     def _refusal(self, accounts: Sequence[Account], reply: Sequence[bytes | int]) -> Exception:
         account = accounts[int(reply[1]) - 1]
@@ -264,23 +249,23 @@ class RedisAdmission:
         self._on_refusal(account.kind.value, limit)
         return refusal(account, limit, wait_ms=int(reply[3]), allowed=int(reply[4]), used=int(reply[5]))
 
-    async def _settle_once(self, held: HeldReservation, entry: LedgerEntry, *, impatient: bool = False) -> None:
-        tenant, request_id = entry.tenant_id, entry.request_id
-        tokens, cost, payload = entry.prompt_tokens + entry.completion_tokens, entry.cost_microusd, encode(entry)
-        reservation = reservation_key(tenant, request_id)
-        keys = [reservation, leases_key(tenant), stream_key(tenant)]
-        done = await self._store.run(self._settle, keys, [request_id, tokens, cost, payload], impatient=impatient)
-        if done == UNKNOWN:
-            keys = [reservation, stream_key(tenant), *held.accounts.keys]
-            await self._store.run(self._charge, keys, [tokens, cost, payload, held.accounts.limits])
-        self._on_settled(tenant)
+    async def _settle_once(self, held: HeldReservation, entry: LedgerEntry) -> None:
+        await self._settled(held, entry, await self._store.run(self._settle, *_settlement(entry)))
 
-    async def _take_back(self, ask: _Ask) -> None:
-        request_id, keys = ask.lost.request_id, ask.keys[:3]
-        nothing = replace(ask.lost, prompt_tokens=0, completion_tokens=0, cost_microusd=0, outcome=Outcome.FAILED)
+    async def _settled(self, held: HeldReservation, entry: LedgerEntry, done: int) -> None:
+        if done == UNKNOWN:
+            (reservation, _, stream), (_, *charge) = _settlement(entry)
+            keys = [reservation, stream, *held.accounts.keys]
+            await self._store.run(self._charge, keys, [*charge, held.accounts.limits])
+        self._held.pop(entry.request_id, None)
+        self._on_settled(entry.tenant_id)
+
+    async def _take_back(self, held: LedgerEntry, keys: list[str], *, forget: bool = False) -> None:
+        request_id, mark_ms = held.request_id, 0 if forget else self._config.lease_seconds * 1000
+        nothing = replace(held, prompt_tokens=0, completion_tokens=0, cost_microusd=0, outcome=Outcome.FAILED)
 
         async def once() -> None:
-            done = await self._store.run(self._release, keys, [request_id, self._config.lease_seconds * 1000])
+            done = await self._store.run(self._release, keys, [request_id, mark_ms])
             if done == WAS_LOST:
                 await self._store.run(self._settle, keys, [request_id, 0, 0, encode(nothing)])
 
@@ -299,20 +284,18 @@ class RedisAdmission:
             else:
                 return
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+        return task
 
 
-def _scripts(*names: str) -> list[Script]:
-    folder = files("app.admission") / "scripts"
-    common = (folder / "common.lua").read_text(encoding="utf-8")
-    return [Script(common + (folder / f"{name}.lua").read_text(encoding="utf-8")) for name in names]
-
-
-def _learning(tenant: str, route: str) -> str:
-    return f"{tenant}/{route}"
+def _settlement(entry: LedgerEntry) -> tuple[list[str], Arguments]:
+    """The keys and arguments of `settle.lua`."""
+    tenant, request_id = entry.tenant_id, entry.request_id
+    keys = [reservation_key(tenant, request_id), leases_key(tenant), stream_key(tenant)]
+    return keys, [request_id, entry.prompt_tokens + entry.completion_tokens, entry.cost_microusd, encode(entry)]
 
 
 def _state(reply: Sequence[int]) -> RateLimitState:

@@ -17,9 +17,9 @@ from app.api.fine_tuning.services import TrainingServices
 from app.api.multipart import Multipart, Part
 from app.api.objects import ObjectResponse, respond_with
 from app.errors import InvalidRequest
-from app.storage.objects import Stored
 from app.storage.tuning import files
 from app.storage.tuning.files import File
+from app.types import Stored
 
 PURPOSES = ("fine-tune", "batch")
 EXPIRY_SECONDS = (3600, 2_592_000)
@@ -74,7 +74,7 @@ async def upload(request: Request, caller: Caller, services: Services) -> FileJs
     form = Multipart(request.headers.get("content-type", ""), streamed(request))
     file_id = f"file-{secrets.token_hex(12)}"
     async with AsyncExitStack() as unless_kept:
-        unless_kept.push_async_callback(services.objects.delete, files.object_key(file_id))
+        unless_kept.push_async_callback(services.objects.delete_all, files.owner(file_id))
         fields, filename, stored = await _received(form, services, caller.tenant_id, file_id)
         now = services.clock()
         file = File(
@@ -129,10 +129,8 @@ async def get(file_id: FileId, caller: Caller, services: Services) -> FileJson:
 async def content(file_id: FileId, request: Request, caller: Caller, services: Services) -> ObjectResponse:
     """A file's bytes; `Range` is understood."""
     file = await _get(services, caller.tenant_id, file_id)
-    key = files.object_key(file.id)
-    return await respond_with(
-        request, services.objects, key, size=file.bytes, sha256=file.sha256, filename=file.filename
-    )
+    key = files.object_key(file)
+    return respond_with(request, services.objects, key, size=file.bytes, sha256=file.sha256, filename=file.filename)
 
 
 @router.delete("/{file_id}")
@@ -140,7 +138,7 @@ async def delete(file_id: FileId, caller: Caller, services: Services) -> Deleted
     """Delete a file that no open job needs."""
     async with services.write() as connection:
         await files.remove(connection, caller.tenant_id, file_id, now=services.clock())
-    await services.objects.delete(files.object_key(file_id))
+    await services.objects.delete_all(files.owner(file_id))
     return DeletedJson(id=file_id)
 
 
@@ -178,7 +176,7 @@ async def _stored(form: Multipart, services: TrainingServices, tenant_id: str, f
     if room <= 0:
         raise files.over_quota(services.limits.max_stored_bytes)
     most = min(room, services.limits.max_file_bytes)
-    return await services.objects.put(files.object_key(file_id), form.content(), max_bytes=most)
+    return await services.objects.put(files.owner(file_id), form.content(), max_bytes=most)
 
 
 def _filename(part: Part) -> str:

@@ -2,7 +2,7 @@
 
 ASGI tells an application only in answer to another `receive()`, so it would need a task of its own beside every
 request. Here the connection itself tells, through an extension in the scope; under another server the extension is
-absent, and the endpoint falls back to that task.
+absent, and the endpoint falls back to that task. An answer's head and body leave in one write (`joined`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.api.joined import Joined
 
 LEAVING = "tunegate.leaving"
 
@@ -47,7 +49,7 @@ class LeavingProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client is here."""
-        super().connection_made(transport)
+        super().connection_made(Joined(transport))
         self._leaving = Leaving(self.flow)
 
     def connection_lost(self, exc: Exception | None) -> None:

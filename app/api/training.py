@@ -31,14 +31,15 @@ from app.api.fine_tuning.messages import (
 )
 from app.api.fine_tuning.services import TrainingServices
 from app.api.objects import ObjectResponse, respond_with
-from app.errors import InvalidRequest, NotFound
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.observability.training import QUEUED
 from app.storage.archives import judge
 from app.storage.tuning import checkpoints, events, files, leases, registering
 from app.storage.tuning.checkpoints import Checkpoint
 from app.storage.tuning.events import JobEvent
 from app.storage.tuning.files import File
 from app.storage.tuning.jobs import Job
-from app.storage.tuning.leases import Beat, Trainer
+from app.storage.tuning.leases import Beat, Stay, Trainer
 from app.storage.tuning.registering import Trained
 from app.storage.tuning.status import Status
 
@@ -60,6 +61,7 @@ async def claim(body: ClaimJson, request: Request, services: Services) -> dict[s
         job = await _claim(services, trainer)
         if job is not None:
             _logger.info("job_claimed", job=job.id, tenant=job.tenant_id, trainer=trainer.name, attempt=job.attempt)
+            _count_claim(services, job)
             return await _claimed(services, job)
         left = end - asyncio.get_running_loop().time()
         if left <= 0:
@@ -72,9 +74,15 @@ async def claim(body: ClaimJson, request: Request, services: Services) -> dict[s
 async def heartbeat(job_id: JobId, body: BeatJson, token: Token, services: Services) -> CommandJson:
     """Keep a lease, and hear what to do."""
     said = Beat(body.stage, body.step, body.total_steps, body.seconds_left)
-    async with services.write() as connection:
-        command = await leases.beat(connection, job_id, token, said, services.terms, now=services.clock())
-    return CommandJson(lease=LeaseJson.of(token, services.terms), command=command)
+    try:
+        async with services.write() as connection:
+            answer = await leases.beat(connection, job_id, token, said, services.terms, now=services.clock())
+    except Conflict:
+        services.metrics.heartbeat("refused")
+        raise
+    services.metrics.heartbeat(answer.command)
+    _count_stay(services, answer.left)
+    return CommandJson(lease=LeaseJson.of(token, services.terms), command=answer.command)
 
 
 @router.post("/jobs/{job_id}/events", status_code=204)
@@ -93,7 +101,7 @@ async def download(job_id: JobId, file_id: str, request: Request, token: Token, 
         if file_id not in (job.training_file, job.validation_file):
             raise NotFound("The job has no such file.", param="file_id")
         file = await files.get(connection, job.tenant_id, file_id, now=files.ANY_AGE)
-    return await respond_with(request, services.objects, files.object_key(file.id), size=file.bytes, sha256=file.sha256)
+    return respond_with(request, services.objects, files.object_key(file), size=file.bytes, sha256=file.sha256)
 
 
 @router.head("/jobs/{job_id}/blobs/{sha256}")
@@ -111,7 +119,7 @@ async def put_blob(job_id: JobId, sha256: BlobId, request: Request, token: Token
         await leases.hold(connection, job_id, token)
     known = await services.objects.size(_blob(job_id, sha256)) is not None
     most = services.limits.max_artifact_bytes
-    await services.objects.put(_blob(job_id, sha256), streamed(request), max_bytes=most, sha256=sha256, judge=judge)
+    await services.objects.put(_owner(job_id), streamed(request), max_bytes=most, sha256=sha256, judge=judge)
     return Response(status_code=200 if known else 201)
 
 
@@ -124,7 +132,7 @@ async def get_blob(job_id: JobId, sha256: BlobId, request: Request, token: Token
     size = await services.objects.size(_blob(job_id, sha256)) if committed else None
     if size is None:
         raise NotFound("The job has no such checkpoint.", param="sha256")
-    return await respond_with(request, services.objects, _blob(job_id, sha256), size=size, sha256=sha256)
+    return respond_with(request, services.objects, _blob(job_id, sha256), size=size, sha256=sha256)
 
 
 @router.post("/jobs/{job_id}/checkpoints", status_code=204)
@@ -152,6 +160,8 @@ async def complete(job_id: JobId, body: CompletionJson, token: Token, services: 
         held = await leases.hold(connection, job_id, token)
     ended = await (_registered(services, held, body) if held.provider is None else _noted(services, held, body))
     _logger.info("job_succeeded", job=ended.id, tenant=ended.tenant_id, version=ended.version_id)
+    services.metrics.ended(ended.status)
+    _count_stay(services, leases.stay(held, now=services.clock()))
     return _completed(ended)
 
 
@@ -159,8 +169,10 @@ async def complete(job_id: JobId, body: CompletionJson, token: Token, services: 
 async def fail(job_id: JobId, body: FailureJson, token: Token, services: Services) -> None:
     """End a job with an error; nothing of it is registered."""
     async with services.write() as connection:
-        await leases.fail(connection, job_id, token, body.model_dump(), now=services.clock())
-    _logger.info("job_failed", job=job_id, code=body.code)
+        ended = await leases.fail(connection, job_id, token, body.model_dump(), now=services.clock())
+    if ended:
+        _logger.info("job_failed", job=job_id, code=body.code)
+        services.metrics.ended(Status.FAILED, body.code)
 
 
 @router.post("/jobs/{job_id}/release", status_code=204)
@@ -178,6 +190,18 @@ async def _claim(services: TrainingServices, trainer: Trainer) -> Job | None:
             return None
     async with services.write() as connection:
         return await leases.claim(connection, trainer, services.terms, now=now)
+
+
+def _count_claim(services: TrainingServices, job: Job) -> None:
+    if job.stage == leases.TAKEN_OVER:
+        services.metrics.lost()
+    else:
+        services.metrics.left(QUEUED, services.clock() - (job.stage_since or job.created_at))
+
+
+def _count_stay(services: TrainingServices, stay: Stay | None) -> None:
+    if stay is not None:
+        services.metrics.left(stay.stage, stay.seconds)
 
 
 async def _claimed(services: TrainingServices, job: Job) -> dict[str, Any]:
@@ -243,5 +267,9 @@ def _completed(job: Job) -> CompletedJson:
     return CompletedJson(version=job.version_id or "", fine_tuned_model=job.fine_tuned_model or "")
 
 
+def _owner(job_id: str) -> str:
+    return f"jobs/{job_id}"
+
+
 def _blob(job_id: str, sha256: str) -> str:
-    return f"jobs/{job_id}/{sha256}"
+    return f"{_owner(job_id)}/{sha256}"

@@ -1,7 +1,7 @@
 """From an open upstream answer to the caller's reply: relayed, metered, settled before its last byte, kept if asked.
 
-The last bytes of a stream (`[DONE]`) wait for the settlement, so a caller that sends its next request on seeing them
-finds its counters right. An upstream that breaks off after the head becomes OpenAI's error event and a closed stream.
+The settlement is on its way to Redis before the last bytes (of a stream: `[DONE]`) are on theirs, so a caller that
+sends its next request on seeing them finds its counters right; only the account waits until it was heard. An upstream that breaks off after the head becomes OpenAI's error event and a closed stream.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Replier:
         body = renamed(body, target.model, call.route)
         if keep is not None:
             await keep(body, used)
-        await record.settle()
+        record.settle()
         return Reply(200, [(b"content-type", JSON)], _once(body), stream=False)
 
     async def _stream(
@@ -112,7 +112,7 @@ class Replier:
             last = error_event(exc)
         if keep is not None and relay.done and relay.complete and sent.all:
             await keep(b"".join(sent.events), relay.usage)
-        await record.settle()
+        record.settle()
         if last:
             yield last
 

@@ -1,7 +1,9 @@
 """The cache stage: exact first, then semantic, within one tenant and one scope; identical calls share one call.
 
-Fail mode: open. A route that does not ask for a cache costs no I/O and no allocation. What a question needs of Redis
-leaves in the same turn of the event loop as the reservation that follows it, and so in one round trip with it.
+Fail mode: open, unless `refuses_when_away`: then a call of a cached route is refused with 503 rather than answered at
+an upstream's price. Both are told (`Reports`). A route that does not ask for a cache costs no I/O and no allocation.
+What a question needs of Redis leaves in the same turn of the event loop as the reservation that follows it, and so in
+one round trip with it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from app.cache.guard import GuardReason
 from app.cache.index import Indexes
 from app.cache.key import Bypass, keys
 from app.cache.question import Bypassed, Question, Shelf
+from app.cache.reports import TO_NOBODY, Reports
 from app.cache.semantic import SemanticIndex
 from app.cache.state import States
 from app.interfaces import Asked, Embedder
@@ -36,6 +39,7 @@ class CacheConfig:
     max_entries_per_tenant: int = 50_000
     max_answer_bytes: int = 1024 * 1024
     every_caller_pays: bool = False
+    refuses_when_away: bool = False
 
 
 class AnswerCache:
@@ -47,12 +51,11 @@ class AnswerCache:
         embedder: Embedder | None,
         config: CacheConfig,
         *,
-        on_refusal: Callable[[GuardReason], None] = lambda _: None,
-        on_compared: Callable[[bool], None] = lambda _: None,
+        reports: Reports = TO_NOBODY,
         clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._semantic = _semantic(store, embedder, config, on_refusal) if embedder is not None else None
+        self._semantic = _semantic(store, embedder, config, reports.refused) if embedder is not None else None
         self._shelf = Shelf(
             answers=ExactAnswers(store),
             states=States(store),
@@ -61,7 +64,9 @@ class AnswerCache:
             embedder=embedder,
             max_entries_per_scope=config.max_entries_per_scope,
             max_answer_bytes=config.max_answer_bytes,
-            on_compared=on_compared,
+            on_compared=reports.compared,
+            on_away=reports.away,
+            refuses_when_away=config.refuses_when_away,
             clock=clock,
             draw=draw,
         )

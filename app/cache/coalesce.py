@@ -5,7 +5,9 @@ has left, it is aborted. Each caller (a seat) reads the same blocks at its own p
 meters them itself. The flight reads on no further than a few blocks ahead of its quickest reader, and lets go of what
 all have read once the answer is too long to be joined.
 
-Identical means: the same exact key, which covers everything that may change the answer, and both or neither streaming.
+Identical means: the same exact key, which covers everything that may change the answer; both or neither streaming; and
+the same payer at every upstream that may be called. Calls on a provider key of the caller's own share with calls on the
+same key only: else that key would pay for somebody else's answer, or we would for one that the key should have paid.
 Calls are joined within one process: N gateway processes make at most N upstream calls of the same question.
 
 Who pays (`Bill`) is decided when accounts are closed. Invariant: unless every caller pays for itself, exactly one pays
@@ -16,20 +18,37 @@ them has been relayed. So no usage is free and none is charged twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
 from app.cache.tasks import Tasks
 from app.interfaces import Outgoing, Record, Upstream
-from app.types import Endpoint, Target, Usage
+from app.types import Call, Choice, Endpoint, Target, Usage
 
 AHEAD_BLOCKS = 32
 DONE = b"[DONE]"
 
-Key = tuple[str, bytes, bool]
+Key = tuple[str, bytes, bool, bytes]
 Reach = Callable[[Outgoing], AbstractAsyncContextManager[tuple[Target, Upstream]]]
+
+
+def flight_key(tenant_id: str, exact: bytes, call: Call, choice: Choice) -> Key:
+    """What identical calls have in common; secrets are in it as a digest only."""
+    return tenant_id, exact, call.stream, _payer(choice.targets)
+
+
+def _payer(targets: Sequence[Target]) -> bytes:
+    """Who pays at each of these targets: empty where we do everywhere."""
+    if all(target.credential is None for target in targets):
+        return b""
+    digest = hashlib.sha256()
+    for target in targets:
+        secret = b"" if target.credential is None else target.credential.encode()
+        digest.update(b"%d:%b" % (-1 if target.credential is None else len(secret), secret))
+    return digest.digest()
 
 
 class Bill:

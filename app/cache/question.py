@@ -1,8 +1,8 @@
 """One call's question to the cache: sent with the reservation, answered after it, kept when the answer is there.
 
 What a question learns on the way is used again at its end: the turn's vector, the epoch it was asked in, a hit that is
-to be checked rather than served. Fail mode: open. Redis that is down, slow or full, and an embedder that fails, cost a
-hit and nothing else; an answer whose epoch is unknown is not kept.
+to be checked rather than served. Fail mode: open, unless `refuses_when_away` says otherwise. Redis that is down, slow
+or full, and an embedder that fails, cost a hit and nothing else; an answer whose epoch is unknown is not kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 
 from app.cache import promise
 from app.cache.assemble import assemble
-from app.cache.coalesce import Flights, Reach
+from app.cache.coalesce import Flights, Reach, flight_key
 from app.cache.compare import MAX_CHARACTERS, agree, same_words
 from app.cache.control import Control
 from app.cache.exact import ExactAnswers, pack, unpack
@@ -32,6 +32,7 @@ from app.cache.semantic import SemanticIndex, StreamBounds
 from app.cache.state import State, States, parsed
 from app.cache.stored import storable, text_of, usage_of, with_usage
 from app.cache.tasks import Tasks
+from app.errors import Unavailable
 from app.interfaces import Embedder, EmbedderFailed, Record, Upstream
 from app.storage.redis import RedisDown
 from app.types import CachedAnswer, CachePolicy, CacheStatus, Call, Choice, Target, Usage
@@ -52,7 +53,9 @@ class Shelf:
     embedder: Embedder | None
     max_entries_per_scope: int
     max_answer_bytes: int
-    on_compared: Callable[[bool], None]
+    on_compared: Callable[[str, bool], None]
+    on_away: Callable[[str, str], None] = lambda _decision, _away: None
+    refuses_when_away: bool = False
     clock: Callable[[], float] = time.time
     draw: Callable[[], float] = random.random
     tasks: Tasks = field(default_factory=Tasks)
@@ -88,7 +91,7 @@ class Question:
                 sent.add_done_callback(_seen)
 
     async def answer(self) -> CachedAnswer | None:
-        """A stored answer that may stand for this call's own, or None; never raises."""
+        """A stored answer that may stand for this call's own, or None; raises Unavailable where that is the policy."""
         try:
             self._state = parsed(await self._state_sent)
             if self._exact_sent is None:
@@ -96,16 +99,27 @@ class Question:
             exact = unpack(await self._exact_sent, self._state.epoch, CacheStatus.EXACT)
             return exact if exact is not None and self._is_fresh(exact) else await self._near(self._state)
         except (RedisDown, ResponseError) as exc:
-            _logger.debug("cache_bypassed", error=type(exc).__name__)
+            self._does_without("redis", exc)
         except EmbedderFailed as exc:
             _logger.warning("embedder_failed", error=str(exc))
+            self._does_without("embedder", exc)
         return None
+
+    def _does_without(self, away: str, exc: Exception) -> None:
+        """What a stored answer might have spared is asked of the upstream; by the other policy nobody is asked."""
+        if not self._control.reads:
+            return
+        if self._shelf.refuses_when_away:
+            self._shelf.on_away("refused", away)
+            raise Unavailable("Stored answers cannot be read right now; try again shortly.") from exc
+        self._shelf.on_away("bypassed", away)
 
     def share(self, reach: Reach, record: Record) -> AbstractAsyncContextManager[tuple[Target, Upstream]]:
         """The upstream's answer, together with identical calls of this tenant that are under way."""
         if not self._control.reads:
             return reach(record)
-        return self._shelf.flights.join((self._tenant_id, self._keys.exact, self._call.stream), reach, record)
+        key = flight_key(self._tenant_id, self._keys.exact, self._call, self._choice)
+        return self._shelf.flights.join(key, reach, record)
 
     def keep(self, target: Target) -> Keep | None:
         """What keeps this target's answer; None where it must not be kept.
@@ -163,11 +177,15 @@ class Question:
         payload = pack(whole, stored_at=shelf.clock(), epoch=epoch)
         sent = shelf.answers.put(self._tenant_id, keys.labels, keys.exact, payload, self._policy.ttl_seconds)
         shelf.keeping.add(keys.exact)
-        sent.add_done_callback(lambda _: shelf.keeping.discard(keys.exact))
-        sent.add_done_callback(_seen)
+        sent.add_done_callback(self._put_down)
         if shelf.semantic is not None and self._is_semantic():
             task = shelf.tasks.start(self._add(shelf.semantic))
             shelf.semantic.adding(self._tenant_id, keys, task)
+
+    def _put_down(self, sent: asyncio.Future[object]) -> None:
+        self._shelf.keeping.discard(self._keys.exact)
+        if not sent.cancelled() and sent.exception() is not None:
+            self._shelf.on_away("not_kept", "redis")
 
     async def _add(self, semantic: SemanticIndex) -> None:
         told = self._told or features(self._keys.turn)
@@ -179,9 +197,10 @@ class Question:
             vector = self._vector if self._vector is not None else await self._embedded(self._keys.turn)
             sent = semantic.add(self._tenant_id, self._keys, vector, told, now=now, bounds=bounds)
             await asyncio.gather(*sent)
-        except (RedisDown, ResponseError) as exc:
-            _logger.debug("cache_bypassed", error=type(exc).__name__)
+        except (RedisDown, ResponseError):
+            self._shelf.on_away("not_kept", "redis")
         except EmbedderFailed as exc:
+            self._shelf.on_away("not_kept", "embedder")
             _logger.warning("embedder_failed", error=str(exc))
 
     async def _compare(self, fresh: bytes, kept: CachedAnswer, similarity: float) -> None:
@@ -196,12 +215,13 @@ class Question:
                 similarity=similarity,
                 own=policy.threshold,
                 budget=policy.false_hit_budget,
+                now=self._shelf.clock(),
             )
             after = await self._shelf.states.amend(self._tenant_id, self._keys.labels, judged)
         except (RedisDown, ResponseError, EmbedderFailed) as exc:
             _logger.warning("semantic_hit_not_compared", error=type(exc).__name__)
             return
-        self._shelf.on_compared(agreed)
+        self._shelf.on_compared(self._choice.route.name, agreed)
         if not agreed:
             _logger.warning(
                 "semantic_hit_wrong",

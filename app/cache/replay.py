@@ -1,7 +1,8 @@
 """A stored answer given again: whole to a whole call, as a stream of events to a streaming one.
 
 Every replay has its own id and its own moment; words and usage are the stored ones, whatever a hit costs. As with a
-relayed stream, the last event waits for the settlement, so a caller that goes on at `[DONE]` finds its counters right.
+relayed stream, the settlement is sent before the last event, so a caller that goes on at `[DONE]` finds its counters
+right.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ async def replay(answer: CachedAnswer, call: Call, record: HitRecord) -> Reply:
         head = [(b"content-type", b"text/event-stream; charset=utf-8"), age]
         return Reply(200, head, _settled_before_last(events, record), stream=True)
     body = as_whole(answer.body, model=call.route, answer_id=answer_id, created=int(now))
-    await record.settle()
+    record.settle()
     return Reply(200, [(b"content-type", b"application/json"), age], _once(body), stream=False)
 
 
@@ -104,7 +105,7 @@ def _event(chunk: dict[str, Any]) -> bytes:
 async def _settled_before_last(events: Iterator[bytes], record: HitRecord) -> AsyncIterator[bytes]:
     *first, last = events
     yield b"".join(first)
-    await record.settle()
+    record.settle()
     yield last
 
 

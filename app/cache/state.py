@@ -50,6 +50,10 @@ class States:
         """Begin a new epoch for everything that is labelled so; see `epochs`. Raises RedisDown."""
         await self.store.command("HINCRBY", _name(tenant_id), field, 1)
 
+    async def promise(self, tenant_id: str, route: str) -> Promise:
+        """The promise of a route (its label), as it stands. Raises RedisDown."""
+        return decode(await self.store.command("HGET", _name(tenant_id), f"p:{route}"))
+
     async def forget_promises(self, tenant_id: str, route: str | None) -> None:
         """Start anew with one route (its label) or all routes of a tenant: what was off is on again."""
         name = _name(tenant_id)

@@ -4,13 +4,15 @@ On, a caller's `traceparent` is continued with its own sampling decision and oth
 the semantic conventions for HTTP and GenAI. Content is never recorded, nor is the message of an exception, for it may
 quote content.
 
-Fail mode: dropped. Spans wait in a bounded queue that a thread empties; a collector that is away or slow costs spans
-(counted), never a request.
+Fail mode: dropped. Spans wait in a bounded queue that a thread empties; a collector that is away or slow costs spans,
+never a request. Every span that ended is counted once more, as exported or as dropped, those that the full queue has
+pushed out too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -83,17 +85,22 @@ class Tracing:
 
 @asynccontextmanager
 async def tracing(
-    otlp_endpoint: str | None, sample_ratio: float, *, count: Count = lambda _result, _spans: None
+    otlp_endpoint: str | None,
+    sample_ratio: float,
+    *,
+    max_queued_spans: int = QUEUE_SPANS,
+    count: Count = lambda _result, _spans: None,
 ) -> AsyncIterator[Tracing | NoTracing]:
     """Open tracing to this address, or tracing that is off; leaving sends what waits, within a few seconds.
 
-    `count` is told how many spans `ended`, and what became of them: `exported` or `dropped`; from other threads too.
+    At most `max_queued_spans` wait for the collector, the oldest of more are dropped. `count` is told how many spans
+    `ended`, and what became of them: `exported` or `dropped`; from other threads too.
     """
     if otlp_endpoint is None:
         yield NoTracing()
         return
     exporter = OTLPSpanExporter(traces_url(otlp_endpoint), timeout=EXPORT_TIMEOUT_SECONDS)
-    provider = _provider(sample_ratio, exporter, count)
+    provider = _provider(sample_ratio, exporter, max_queued_spans, count)
     try:
         yield Tracing(provider.get_tracer("tunegate"))
     finally:
@@ -106,18 +113,19 @@ def traces_url(endpoint: str) -> str:
     return endpoint if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1/traces"))
 
 
-def _provider(sample_ratio: float, exporter: SpanExporter, count: Count) -> TracerProvider:
+def _provider(sample_ratio: float, exporter: SpanExporter, max_queued: int, count: Count) -> TracerProvider:
+    queue = _Queue(max_queued, count)
     provider = TracerProvider(
         sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
         resource=Resource.create({"service.name": "tunegate", "service.version": version("tunegate")}),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(_Ended(count))
+    provider.add_span_processor(queue)
     provider.add_span_processor(
         BatchSpanProcessor(
-            _Counted(exporter, count),
-            max_queue_size=QUEUE_SPANS,
-            max_export_batch_size=BATCH_SPANS,
+            _Counted(exporter, queue, count),
+            max_queue_size=max_queued,
+            max_export_batch_size=min(BATCH_SPANS, max_queued),
             schedule_delay_millis=BATCH_DELAY_MS,
         )
     )
@@ -133,26 +141,41 @@ async def _shut(provider: TracerProvider, exporter: SpanExporter) -> None:
     await closing
 
 
-class _Ended(SpanProcessor):
-    """Counts spans as they end."""
+class _Queue(SpanProcessor):
+    """Counts spans as they end, and those that the library's full queue pushes out for them without a word."""
 
-    def __init__(self, count: Count) -> None:
+    def __init__(self, most: int, count: Count) -> None:
+        self._most = most
         self._count = count
+        self._queued = 0
+        self._lock = threading.Lock()  # spans end in the event loop's thread, batches leave in the library's
 
     def on_end(self, span: ReadableSpan) -> None:  # noqa: ARG002 - the signature is the library's
         """One more."""
+        with self._lock:
+            is_full = self._queued >= self._most
+            self._queued += not is_full
         self._count("ended", 1)
+        if is_full:
+            self._count("dropped", 1)
+
+    def left(self, spans: int) -> None:
+        """A batch has left the queue for the collector."""
+        with self._lock:
+            self._queued = max(0, self._queued - spans)
 
 
 class _Counted(SpanExporter):
     """An exporter that counts what it could send and what it could not."""
 
-    def __init__(self, exporter: SpanExporter, count: Count) -> None:
+    def __init__(self, exporter: SpanExporter, queue: _Queue, count: Count) -> None:
         self._exporter = exporter
+        self._queue = queue
         self._count = count
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send one batch."""
+        self._queue.left(len(spans))
         result = self._exporter.export(spans)
         self._count("exported" if result is SpanExportResult.SUCCESS else "dropped", len(spans))
         return result

@@ -4,6 +4,9 @@ Races removed: a client that leaves while its answer is written, an upstream tha
 to stop all reach `settle` or `__aexit__`, whichever comes first; the second does nothing, and the script behind it is
 idempotent on the request id besides. `Reservation.settle` is shielded, so a cancelled request is still charged.
 
+`settle` sends the settlement before the caller has the last bytes of its answer; leaving the account waits until it was
+heard. So the caller does not wait for Redis, and its next request, which is said to Redis later, finds it done.
+
 What is charged: what the upstream counted; else what was relayed; else, for a call that left before its answer began,
 the prompt (a stream) or the whole held estimate (no stream: the upstream may have made all of it). A call that was
 refused or failed upstream before the first byte costs nothing.
@@ -13,15 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import structlog
-
 from app.errors import GatewayError, UpstreamFailed, UpstreamRefused
 from app.interfaces import Bill, Meter, Reservation
+from app.observability.request_log import RequestLog, by_structlog
 from app.types import (
     CachedAnswer,
     CacheStatus,
@@ -48,6 +50,7 @@ class Recorder:
     cost: Callable[[Price, Usage], int]
     finished: Callable[[LedgerEntry, float, float | None], None]
     hash_user: Callable[[str, str], str]
+    log: RequestLog = by_structlog
 
     def open(
         self, request: Request, principal: Principal, call: Call, choice: Choice, reservation: Reservation
@@ -82,7 +85,7 @@ class Account:
         self._broke: GatewayError | None = None
         self._bill: Bill | None = None
         self._stopped = False
-        self._settled = False
+        self._settlement: Awaitable[None] | None = None
         self.cache = CacheStatus.BYPASS
 
     async def __aenter__(self) -> Self:
@@ -91,8 +94,7 @@ class Account:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._settled:
-            await self._close(*self._ending(exc))
+        await (self._settlement or self._close(*self._ending(exc)))
 
     def sent(self, target: Target) -> None:
         """The call has gone to this target: from here on it may cost something."""
@@ -139,15 +141,15 @@ class Account:
         self._stopped = used >= held
         return not self._stopped
 
-    async def settle(self) -> None:
+    def settle(self) -> None:
         """The answer is complete: charge it and write it down. Later calls do nothing."""
         if self._broke is not None:
-            await self._close(Outcome.UPSTREAM_BROKE, self._broke.status)
+            self._close(Outcome.UPSTREAM_BROKE, self._broke.status)
         elif self._hit is not None:
             exact = self._hit[0].status is CacheStatus.EXACT
-            await self._close(Outcome.CACHE_EXACT if exact else Outcome.CACHE_SEMANTIC, 200)
+            self._close(Outcome.CACHE_EXACT if exact else Outcome.CACHE_SEMANTIC, 200)
         else:
-            await self._close(Outcome.BUDGET_STOPPED if self._stopped else Outcome.OK, 200)
+            self._close(Outcome.BUDGET_STOPPED if self._stopped else Outcome.OK, 200)
 
     def _ending(self, exc: BaseException | None) -> tuple[Outcome, int]:
         if self._broke is not None:
@@ -160,14 +162,13 @@ class Account:
             return Outcome.UPSTREAM_FAILED, exc.status
         return Outcome.FAILED, exc.status if isinstance(exc, GatewayError) else 500
 
-    async def _close(self, outcome: Outcome, status: int) -> None:
-        if self._settled:
-            return
-        self._settled = True
-        entry = self._entry(outcome, status)
-        self._recorder.finished(entry, entry.latency_ms / 1000, self._first_byte)
-        _log(entry)
-        await self._reservation.settle(entry)
+    def _close(self, outcome: Outcome, status: int) -> Awaitable[None]:
+        if self._settlement is None:
+            entry = self._entry(outcome, status)
+            self._recorder.finished(entry, entry.latency_ms / 1000, self._first_byte)
+            self._recorder.log(entry)
+            self._settlement = self._reservation.settle(entry)
+        return self._settlement
 
     def _usage(self, outcome: Outcome) -> Usage:
         if self._hit is not None:
@@ -221,24 +222,3 @@ class Account:
             reasoning_tokens=usage.reasoning_tokens,
             byok_microusd=0 if target.credential is None else self._recorder.cost(target.price, usage),
         )
-
-
-_logger = structlog.get_logger()
-
-
-def _log(entry: LedgerEntry) -> None:
-    _logger.info(
-        "request",
-        request_id=entry.request_id,
-        tenant=entry.tenant_id,
-        route=entry.route,
-        variant=entry.variant,
-        model=entry.model,
-        outcome=entry.outcome.value,
-        status=entry.status,
-        cache=entry.cache.value,
-        prompt_tokens=entry.prompt_tokens,
-        completion_tokens=entry.completion_tokens,
-        cost_microusd=entry.cost_microusd,
-        latency_ms=entry.latency_ms,
-    )

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.recording.egress import check_url
 from app.storage import outbox
-from app.storage.outbox import Delivery, Endpoint
+from app.storage.outbox import Delivery, Endpoint, Outcome
 
 POLL_SECONDS = 1.0
 _logger = structlog.get_logger()
@@ -83,12 +83,15 @@ class Deliverer:
 
     async def _deliver(self, delivery: Delivery) -> None:
         problem = await self._send(delivery)
-        self._count("delivered" if problem is None else "failed")
         async with self._engine.begin() as connection:
+            outcome = Outcome.DELIVERED
             if problem is None:
                 await outbox.delivered(connection, delivery, now=self._clock())
-                return
-            off = await outbox.failed(connection, delivery, problem, now=self._clock())
+            else:
+                outcome = await outbox.failed(connection, delivery, problem, now=self._clock())
+        self._count(outcome)
+        if problem is None:
+            return
         _logger.warning(
             "webhook_failed",
             endpoint=delivery.endpoint.id,
@@ -96,7 +99,8 @@ class Deliverer:
             webhook=delivery.event_id,
             attempt=delivery.attempt,
             reason=problem,
-            endpoint_switched_off=off,
+            endpoint_switched_off=outcome is Outcome.SWITCHED_OFF,
+            given_up=outcome is Outcome.GIVEN_UP,
         )
 
     async def _send(self, delivery: Delivery) -> str | None:

@@ -17,6 +17,7 @@ from app.types import Call, Operation, Request
 IMAGE_TOKENS = 1_000  # a picture's share of the prompt estimate; the upstream's own count replaces it
 NULL = msgspec.Raw(b"null")
 FRAME_TOKENS = 4  # role and separators around one message
+_READ = ("tools", "functions", "response_format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class _StreamOptions(msgspec.Struct):
 class _Message(msgspec.Struct):
     role: str
     content: msgspec.Raw = NULL
+    tool_calls: msgspec.Raw = NULL
 
 
 class _Part(msgspec.Struct):
@@ -120,7 +122,7 @@ def _chat(body: bytes, fields: dict[str, msgspec.Raw], bounds: Bounds, cache_con
         max_tokens=_within(wanted, name, bounds.max_output_tokens),
         choices=_within(chat.n, "n", bounds.max_choices) or 1,
         user=chat.user or None,
-        prompt_tokens_estimate=sum(_content_tokens(message.content) for message in chat.messages) + 3,
+        prompt_tokens_estimate=sum(map(_message_tokens, chat.messages)) + _given_tokens(fields) + 3,
         cache_control=cache_control,
     )
 
@@ -175,6 +177,16 @@ def _within(value: int | None, field: str, largest: int) -> int | None:
 
 def _several(value: str | list[Any]) -> bool:
     return isinstance(value, list) and bool(value) and not isinstance(value[0], int)
+
+
+def _message_tokens(message: _Message) -> int:
+    calls = 0 if message.tool_calls is NULL else len(bytes(message.tool_calls)) // 4
+    return _content_tokens(message.content) + calls
+
+
+def _given_tokens(fields: dict[str, msgspec.Raw]) -> int:
+    """What the model reads beside the messages: a caller could otherwise put a whole book there and hold nothing."""
+    return sum(len(bytes(fields[name])) // 4 for name in _READ if name in fields)
 
 
 def _content_tokens(content: msgspec.Raw) -> int:

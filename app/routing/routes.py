@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from app.interfaces import Policy
 from app.routing.flags import pick
@@ -61,7 +63,7 @@ class Router:
         cheaper = next((other for other in route.variants if other.name == route.degrade_to and other.enabled), None)
         if cheaper is None:
             return chosen
-        return replace(chosen, cheaper=self._choice(policy, principal, call, route, cheaper))
+        return msgspec.structs.replace(chosen, cheaper=self._choice(policy, principal, call, route, cheaper))
 
     def _choice(self, policy: Policy, principal: Principal, call: Call, route: Route, variant: Variant) -> Choice:
         specs = (variant.target,) if variant.fallback is None else (variant.target, variant.fallback)

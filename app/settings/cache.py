@@ -31,6 +31,10 @@ class CacheSettings(Section):
         default="first",
         description="Of identical calls answered by one upstream call, the first to get its answer pays, or each.",
     )
+    when_away: Literal["bypass", "refuse"] = Field(
+        default="bypass",
+        description="While Redis or the embedder is away: ask the upstream, or refuse calls of cached routes with 503.",
+    )
     semantic: bool = Field(default=True, description="False leaves the sentence embedder unloaded: exact answers only.")
     embedder: EmbedderSettings | None = Field(
         default=None, description="A provider or pool that embeds; none uses MiniLM in this process."

@@ -143,5 +143,10 @@ class Admission(Section):
         le=10**12,
         description="What one gateway may spend of any budget without Redis, in micro-dollars; 0 spends nothing.",
     )
+    max_pending_charges: int = Field(
+        default=10_000,
+        ge=1,
+        description="Charges that may wait for Redis in memory; then calls are refused rather than not written down.",
+    )
     max_output_tokens: int = Field(default=131_072, ge=1, description="Largest max_tokens that is accepted.")
     max_choices: int = Field(default=8, ge=1, le=128, description="Largest `n` that is accepted.")

@@ -38,4 +38,10 @@ class Telemetry(Section):
     log_format: Literal["json", "console"] = Field(default="json", description="JSON lines or coloured text.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level written.")
     otlp_endpoint: Url | None = Field(default=None, description="OTLP/HTTP traces address; none switches tracing off.")
+    max_queued_spans: int = Field(
+        default=2048,
+        ge=1,
+        le=1_000_000,
+        description="Spans that wait for a collector that is away; the oldest of more are dropped, and counted.",
+    )
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1, description="Share of requests traced, 0 to 1.")

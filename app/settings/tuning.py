@@ -22,7 +22,7 @@ class SignerSettings(Section):
 
 
 class ObjectStoreSettings(Section):
-    """An S3-compatible store that adapters are imported from."""
+    """An S3-compatible store, and the key that opens it."""
 
     endpoint: Url = Field(default="https://s3.amazonaws.com", description="Its address, without a bucket.")
     region: str = Field(default="us-east-1", description="The region that signatures name.")
@@ -65,6 +65,13 @@ class Training(Section):
         default=60.0, description="Without a heartbeat for so long, another trainer may take a job, in seconds."
     )
     max_attempts: int = Field(default=3, ge=1, le=100, description="A job whose trainers are lost so often has failed.")
+    store_url: str | None = Field(
+        default=None,
+        description="Where files and blobs are, as s3://bucket/folder; none: `objects/` of the data folder.",
+    )
+    s3: ObjectStoreSettings = Field(
+        default=ObjectStoreSettings(), description="The store of `store_url`; its key may read, write, delete and list."
+    )
     max_file_bytes: int = Field(default=512 * 1024 * 1024, ge=1, description="Largest uploaded file, in bytes.")
     max_stored_bytes: int = Field(default=10 * 1024**3, ge=1, description="All files of one tenant together, in bytes.")
     max_artifact_bytes: int = Field(

@@ -11,10 +11,11 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,6 +29,23 @@ MAX_ENDPOINTS = 20  # of one tenant
 TAKEN_SECONDS = 120.0  # a delivery under way is nobody else's for so long
 RETRY_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 PATIENCE_SECONDS = 5 * 86_400.0  # an endpoint that has failed for so long is switched off
+
+
+class Outcome(StrEnum):
+    """What has become of one attempt to deliver; fit for a metric label."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"  # it is tried again
+    GIVEN_UP = "given_up"  # it is not, until its endpoint is revived
+    SWITCHED_OFF = "switched_off"  # neither is anything else of its endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is still to be sent: how many deliveries, and how overdue the latest of them is, in seconds (0: none is)."""
+
+    deliveries: int
+    late_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +182,8 @@ async def delivered(connection: AsyncConnection, delivery: Delivery, *, now: flo
     await connection.execute(update(endpoints).where(*calm).values(failing_since=None))
 
 
-async def failed(connection: AsyncConnection, delivery: Delivery, reason: str, *, now: float) -> bool:
-    """The receiver has not taken it: try later, or give up. Returns whether the endpoint was switched off for it."""
+async def failed(connection: AsyncConnection, delivery: Delivery, reason: str, *, now: float) -> Outcome:
+    """The receiver has not taken it: try later, or give up, or switch its endpoint off."""
     later = now + RETRY_SECONDS[delivery.attempt - 1] if delivery.attempt <= len(RETRY_SECONDS) else None
     values = {"due_at": later, "last_error": reason[:200]}
     await connection.execute(update(deliveries).where(*_place(delivery)).values(values))
@@ -176,11 +194,18 @@ async def failed(connection: AsyncConnection, delivery: Delivery, reason: str, *
         endpoints.c.disabled_at.is_(None),
         endpoints.c.failing_since < now - PATIENCE_SECONDS,
     )
-    off = (await connection.execute(update(endpoints).where(*worn).values(disabled_at=now))).rowcount > 0
-    if off:
+    if (await connection.execute(update(endpoints).where(*worn).values(disabled_at=now))).rowcount > 0:
         rest = (deliveries.c.endpoint_id == delivery.endpoint.id, deliveries.c.due_at.is_not(None))
         await connection.execute(update(deliveries).where(*rest).values(due_at=None))
-    return off
+        return Outcome.SWITCHED_OFF
+    return Outcome.GIVEN_UP if later is None else Outcome.FAILED
+
+
+async def backlog(connection: AsyncConnection, *, now: float) -> Backlog:
+    """What is still to be sent, of all tenants; by the index of due times, however much was sent."""
+    waiting = select(func.count(), func.min(deliveries.c.due_at)).where(deliveries.c.due_at.is_not(None))
+    count, first = (await connection.execute(waiting)).one()
+    return Backlog(count, 0.0 if first is None else max(0.0, now - first))
 
 
 def _place(delivery: Delivery) -> tuple[Any, Any]:

@@ -79,9 +79,15 @@ class RedisStore:
     ) -> Any:
         """Run a script by its hash; loads it where Redis does not know it yet. Raises RedisDown."""
         try:
-            return await self.command("EVALSHA", script.sha1, len(keys), *keys, *args, impatient=impatient)
+            return await self.send(script, keys, args, impatient=impatient)
         except NoScriptError:
             return await self.command("EVAL", script.source, len(keys), *keys, *args, impatient=impatient)
+
+    def send(
+        self, script: Script, keys: Sequence[str | bytes], args: Sequence[Argument], *, impatient: bool = False
+    ) -> asyncio.Future[Any]:
+        """Have a script sent by its hash; the reply is NoScriptError where Redis does not know it yet."""
+        return self.command("EVALSHA", script.sha1, len(keys), *keys, *args, impatient=impatient)
 
     async def get(self, key: str | bytes) -> bytes | None:
         """The value of a key, or None."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -17,7 +16,7 @@ from app.storage.tables import ledger
 from app.types import LedgerEntry
 
 DAY_SECONDS = 86_400
-_FIELDS = tuple(field.name for field in fields(LedgerEntry))
+_FIELDS = LedgerEntry.__struct_fields__
 _VALUES = attrgetter(*_FIELDS)
 GROUPS = {
     "tenant": ledger.c.tenant_id,

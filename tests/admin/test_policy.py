@@ -228,3 +228,32 @@ def a_key(tenant_id: str, team_id: str) -> Key:
     return Key(
         "key_instant", tenant_id, team_id, None, "tg-", frozenset(Operation), None, Limits(), digest=digest(secret)
     )
+
+
+async def test_semantic_caches_are_listed_by_tenant_and_route(
+    admin: httpx2.AsyncClient, tenant: str, reader: PolicyReader
+) -> None:
+    """Shared ones for every tenant, a tenant's own in place of the shared one of its name; of one tenant or of all."""
+    semantic = {"cache": {"exact": True, "semantic": True}}
+    other = f"{tenant}-2"
+    await admin.post("/tenants", json={"id": other})
+    gone = f"{tenant}-3"
+    await admin.post("/tenants", json={"id": gone})
+    await admin.delete(f"/tenants/{gone}")
+    shared, hidden, own = (f"{name}-{tenant}" for name in ("b-shared", "a-hidden", "c-own"))
+    for name in (shared, hidden):
+        await admin.put(f"/routes/{name}", json=spec() | semantic)
+    await admin.put(f"/tenants/{tenant}/routes/{hidden}", json=spec())
+    await admin.put(f"/tenants/{tenant}/routes/{own}", json=spec() | semantic)
+    await reader.refresh()
+    policy = reader.current()
+
+    def listed(tenant_id: str | None) -> list[tuple[str, str]]:
+        found = [(place, route.name) for place, route in policy.cached_by_meaning(tenant_id)]
+        return [
+            (place, name) for place, name in found if place in (tenant, other, gone) and name.endswith(f"-{tenant}")
+        ]
+
+    mine, others = [(tenant, shared), (tenant, own)], [(other, hidden), (other, shared)]
+    assert (listed(tenant), listed(other), listed(gone)) == (mine, others, [])
+    assert listed(None) == [*mine, *others]

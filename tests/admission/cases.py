@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from app.admission.redis import HeldReservation, RedisAdmission
+from app.admission.accounts import leases_key
+from app.admission.leases import Leases
+from app.admission.redis import HeldReservation, Outstanding, RedisAdmission
 from app.errors import QuotaExhausted, RateLimited
 from app.storage.ledger import decode
 from app.storage.redis import RedisStore, Script
@@ -103,6 +105,12 @@ async def admitted(admission: RedisAdmission, who: Principal, request_id: str, *
         return None
 
 
+async def taken_back(admission: RedisAdmission, who: Principal, request_id: str) -> None:
+    """Release what this call may hold, as for a caller that has gone before it learned of it."""
+    asked = admission.questions.ask(who, call(), choice(), request_id)
+    await admission._take_back(asked.lost, asked.keys[:3])
+
+
 async def ledger(store: RedisStore, tenant: str = "acme") -> list[LedgerEntry]:
     """The entries in a tenant's stream, events left out."""
     rows = await store.command("XRANGE", f"tg:{{{tenant}}}:ledger", "-", "+")
@@ -115,6 +123,13 @@ async def counters(store: RedisStore, account: str, tenant: str = "acme") -> dic
     return {} if packed is None else msgspec.msgpack.decode(packed, type=dict[str, Any])
 
 
+async def swept(leases: Leases, store: RedisStore, tenant: str = "acme") -> Outstanding:
+    """Charge what a tenant's leases owe now; what Redis then still holds for it."""
+    await leases.charge([tenant])
+    held = (await counters(store, f"tenant:{tenant}", tenant)).get("hc", 0)
+    return Outstanding(await store.command("ZCARD", leases_key(tenant)), held)
+
+
 class Clock:
     """Redis' time in the admission scripts, moved by hand: their call of TIME is replaced by a key."""
 
@@ -123,16 +138,22 @@ class Clock:
         self.now = START
 
     @classmethod
-    async def over(cls, admission: RedisAdmission, store: RedisStore) -> Clock:
-        """Take over the clock of this admission's scripts."""
-        for name in ("_reserve", "_settle", "_charge", "_release", "_expire", "_extend"):
-            source = getattr(admission, name).source
-            frozen = source.replace("redis.call('TIME')", f"{{0, redis.call('GET', '{CLOCK}')}}")
-            assert frozen != source
-            setattr(admission, name, Script(frozen))
+    async def over(cls, admission: RedisAdmission, leases: Leases, store: RedisStore) -> Clock:
+        """Take over the clock of all scripts of these two."""
         clock = cls(store)
+        clock.rule(admission)
+        clock.rule(leases)
         await clock.set(START)
         return clock
+
+    def rule(self, over: RedisAdmission | Leases) -> None:
+        """Take over the clock of the scripts of this one too."""
+        scripts = {name: script for name, script in vars(over).items() if isinstance(script, Script)}
+        assert scripts
+        for name, script in scripts.items():
+            frozen = script.source.replace("redis.call('TIME')", f"{{0, redis.call('GET', '{CLOCK}')}}")
+            assert frozen != script.source
+            setattr(over, name, Script(frozen))
 
     async def set(self, microseconds: int) -> None:
         """It is this late now."""

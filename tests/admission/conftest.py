@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from app.admission.leases import Leases
 from app.admission.redis import AdmissionConfig, RedisAdmission
 from app.storage.redis import RedisStore
 from tests.admission.cases import Clock
@@ -25,6 +26,12 @@ def admission(store: RedisStore) -> RedisAdmission:
 
 
 @pytest.fixture
-async def clock(admission: RedisAdmission, store: RedisStore) -> Clock:
-    """Redis' clock as this admission sees it, under the test's hand."""
-    return await Clock.over(admission, store)
+def leases(store: RedisStore) -> Leases:
+    """A sweeper for these leases."""
+    return Leases(store, lease_seconds=10)
+
+
+@pytest.fixture
+async def clock(admission: RedisAdmission, leases: Leases, store: RedisStore) -> Clock:
+    """Redis' clock as this admission and its sweeper see it, under the test's hand."""
+    return await Clock.over(admission, leases, store)

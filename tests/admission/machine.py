@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from redis.crc import key_slot
 
+from app.admission.estimate import OutputEstimator
+from app.admission.leases import Leases
 from app.admission.redis import AdmissionConfig, HeldReservation, RedisAdmission
 from app.errors import GatewayError, QuotaExhausted, RateLimited, Unavailable
 from app.storage.redis import RedisStore
 from app.types import Account, AccountKind, Limits, Operation, Principal
-from tests.admission.cases import Clock, call, choice, counters, entry, ledger
+from tests.admission.cases import Clock, call, choice, counters, entry, ledger, taken_back
 from tests.admission.model import Model
 
 LEASE_SECONDS = 10
@@ -39,6 +41,18 @@ def _limits(chosen: list[tuple[str, Any]]) -> Limits:
 LIMIT = st.sampled_from(sorted(RANGES)).flatmap(lambda name: st.tuples(st.just(name), st.integers(*RANGES[name])))
 LIMITS = st.lists(LIMIT, max_size=2).map(_limits)  # few enough that calls get through
 NAMES = {"rl": "requests", "tl": "tokens"}
+CALL = st.tuples(st.integers(0, 40), st.integers(1, 40), st.booleans())  # prompt, longest output, streamed
+
+
+class Half(OutputEstimator):
+    """An estimator that has learned that answers are half as long as they might be."""
+
+    def learn(self, route: str, tokens: int) -> None:
+        """Learn nothing: what is held does not depend on what came before."""
+
+    def estimate(self, _route: str, ceiling: int) -> int:
+        """Half of what it might be."""
+        return max(1, ceiling // 2)
 
 
 class AdmissionMachine(RuleBasedStateMachine):
@@ -64,9 +78,12 @@ class AdmissionMachine(RuleBasedStateMachine):
         async def start() -> None:
             self.context = RedisStore.connect(self.url, operation_timeout_seconds=30)
             self.store = await self.context.__aenter__()
+            await self.store.connected()
             await self.store.command("FLUSHALL")
             self.admission = RedisAdmission(self.store, AdmissionConfig(lease_seconds=LEASE_SECONDS))
-            self.clock = await Clock.over(self.admission, self.store)
+            self.admission.questions.estimator = Half()
+            self.leases = Leases(self.store, lease_seconds=LEASE_SECONDS)
+            self.clock = await Clock.over(self.admission, self.leases, self.store)
 
         self.runner.run(start())
         accounts = tuple(
@@ -75,12 +92,12 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.who = Principal("acme", "t1", "k1", frozenset(Operation), None, accounts)
         self.model = Model(limits, LEASE_SECONDS * 1000)
 
-    @rule(calls=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), min_size=1, max_size=6))
-    def reserve(self, calls: list[tuple[int, int]]) -> None:
-        """More calls are admitted or refused, by the same account for the same limit."""
-        for prompt, output in calls:
+    @rule(calls=st.lists(CALL, min_size=1, max_size=6))
+    def reserve(self, calls: list[tuple[int, int, bool]]) -> None:
+        """More calls are admitted, perhaps shortened, or refused, by the same account for the same limit."""
+        for prompt, output, stream in calls:
             self.made += 1
-            self._reserve(f"r{self.made}", prompt, output)
+            self._reserve(f"r{self.made}", prompt, output, stream=stream)
 
     @precondition(lambda self: self.reserved)
     @rule(data=st.data())
@@ -88,28 +105,33 @@ class AdmissionMachine(RuleBasedStateMachine):
         """The same request id takes nothing more."""
         self._reserve(data.draw(st.sampled_from(sorted(self.reserved))), 1, 1)
 
-    def _reserve(self, name: str, prompt: int, output: int) -> None:
-        tokens, fresh = prompt + output, name not in self.model.held
-        expected = self.model.reserve(name, tokens, tokens, self.clock.now)
+    def _reserve(self, name: str, prompt: int, output: int, *, stream: bool = False) -> None:
+        half, fresh = max(1, output // 2), name not in self.model.held
+        most = 0 if stream else output - half
+        expected = self.model.reserve(name, prompt + half, prompt + half, self.clock.now, most)
+        asked = call(prompt=prompt, output=output, stream=stream)
         try:
-            held = self._run(self.admission.reserve(self.who, call(prompt=prompt, output=output), choice(), name))
+            held = self._run(self.admission.reserve(self.who, asked, choice(), name))
             got: tuple[int, str] | None = None
             self.reserved.setdefault(name, held)
-        except Unavailable:
+        except Unavailable as exc:
+            assert "given up" in exc.message, exc.message
             got = (0, "released")
         except (RateLimited, QuotaExhausted) as exc:
             got = _parsed(exc)
         assert got == expected
         self.same()
         if got is None and fresh:
+            grown = self.model.held[name].grown
+            assert held.state.max_output_tokens == (None if grown is None else half + grown)
             self._within_budget()
 
     def _within_budget(self) -> None:
-        """Right after an admission, what is spent and held together is within every budget."""
+        """Right after an admission, what is spent and held and may be grown by is within every budget."""
         for model in self.model.accounts:
             for window, spent in model.spent.items():
                 budget = model.budget(window)
-                assert budget is None or spent <= budget
+                assert budget is None or spent + model.spare <= budget
 
     @precondition(lambda self: self.reserved)
     @rule(data=st.data(), prompt=st.integers(0, 40), completion=st.integers(0, 80))
@@ -137,14 +159,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         """A caller is gone before it learned of its reservation, or before it was made."""
         name = data.draw(st.sampled_from([*sorted(self.reserved), f"r{self.made + 1}"]))
         self.model.release(name, self.clock.now)
-        self._run(self.admission._take_back(self.admission._ask(self.who, call(), choice(), name)))
+        self._run(taken_back(self.admission, self.who, name))
         self.same()
 
     @rule()
     def sweep(self) -> None:
         """Leases that have run out are charged."""
         self.model.expire(self.clock.now)
-        self._run(self.admission.sweep(["acme"]))
+        self._run(self.leases.charge(["acme"]))
         self.same()
 
     @rule(seconds=st.sampled_from([0.001, 0.5, 1, 7, 11, 61, 3600, 86_400, 8 * 86_400, 31 * 86_400]))
@@ -164,8 +186,9 @@ class AdmissionMachine(RuleBasedStateMachine):
             if not real:
                 assert model.running == 0
                 continue
-            got = {field: real.get(field, 0) for field in ("n", "hc", "sc")}
-            assert got == {"n": model.running, "hc": model.held, "sc": model.spent["total"]}, (kind, real)
+            got = {field: real.get(field, 0) for field in ("n", "hc", "xc", "sc")}
+            expected = {"n": model.running, "hc": model.held, "xc": model.spare, "sc": model.spent["total"]}
+            assert got == expected, (kind, real)
             if model.at is not None and (real["d"], real["m"]) == (model.at.day, model.at.month):
                 assert (real["dt"], real["dc"]) == (model.day_tokens, model.spent["day"]), (kind, real)
                 assert real["mc"] == model.spent["month"], (kind, real)
@@ -174,18 +197,25 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The ledger adds up to what was charged, and all keys lie in one slot."""
-        if hasattr(self, "store"):
-            self.runner.run(self._finish())
-        self.runner.close()
+        try:
+            if hasattr(self, "store"):
+                self.runner.run(self._finish())
+        finally:
+            self.runner.close()
 
     async def _finish(self) -> None:
+        try:
+            await self._adds_up()
+        finally:
+            await self.context.__aexit__(None, None, None)
+
+    async def _adds_up(self) -> None:
         charged: dict[str, int] = {}
         for line in await ledger(self.store):
             charged[line.request_id] = charged.get(line.request_id, 0) + line.cost_microusd
         assert charged == self.model.charged
         keys = [key for key in await self.store.command("KEYS", "tg:{*") if key != b"tg:test:clock"]
         assert {key_slot(key) for key in keys} <= {key_slot(b"{acme}")}
-        await self.context.__aexit__(None, None, None)
 
 
 def _parsed(refused: GatewayError) -> tuple[int, str]:

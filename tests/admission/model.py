@@ -11,6 +11,8 @@ from app.types import Limits
 
 MICRO = 1_000_000
 MINUTE = 60 * MICRO
+AT_ONCE = 20  # leases that one reservation charges on its way
+SHARE = 16  # a whole answer may grow into so small a part of what is left of a budget
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -59,6 +61,7 @@ class Counters:
     spent: dict[str, int] = field(default_factory=lambda: {"day": 0, "week": 0, "month": 0, "total": 0})
     running: int = 0
     held: int = 0
+    spare: int = 0
     told: tuple[str, int] | None = None
 
     def tell(self, limit: str, now: int) -> bool:
@@ -104,9 +107,15 @@ class Counters:
         """The first budget that this cost would pass."""
         for name in ("day", "week", "month", "total"):
             budget = self.budget(name)
-            if budget is not None and self.spent[name] + cost > budget:
+            if budget is not None and self.spent[name] + self.spare + cost > budget:
                 return f"budget_{name}"
         return None
+
+    def left(self) -> int | None:
+        """What the nearest budget still has; None without any."""
+        budgets = {name: self.budget(name) for name in self.spent}
+        rest = [budget - self.spent[name] - self.spare for name, budget in budgets.items() if budget is not None]
+        return min(rest, default=None)
 
     def limited(self, tokens: int) -> str | None:
         """The first limit that one more call would pass."""
@@ -140,6 +149,8 @@ class Held:
     due: int
     at: list[Windows]
     state: str = "held"
+    spare: int = 0
+    grown: int | None = None  # what a shortened answer may cost beyond its estimate
 
 
 class Model:
@@ -151,11 +162,14 @@ class Model:
         self.charged: dict[str, int] = {}
         self._lease = lease
 
-    def reserve(self, name: str, tokens: int, cost: int, now: int) -> tuple[int, str] | None:
-        """None when it is admitted, else the number of the account that refuses and its limit."""
+    def reserve(self, name: str, tokens: int, cost: int, now: int, most: int = 0) -> tuple[int, str] | None:
+        """None when it is admitted, else the number of the account that refuses and its limit.
+
+        `most` is what a whole answer may cost beyond `cost`.
+        """
         if name in self.held:
             return (0, "released") if self.held[name].state == "released" else None
-        self.expire(now)
+        self.expire(now, AT_ONCE)
         before = deepcopy(self.accounts)  # a refusal writes nothing: windows do not begin by it either
         refused = self._refused(tokens, cost, now)
         if refused is not None:
@@ -166,6 +180,7 @@ class Model:
                 self.accounts[number] = told
             return refused
         at = []
+        spare, grown = self._spare(cost, most)
         for account in self.accounts:
             assert account.at is not None
             at.append(Windows(account.at.day, account.at.week, account.at.month))
@@ -173,8 +188,17 @@ class Model:
             account.charge(tokens, cost, at[-1])
             account.running += 1
             account.held += cost
-        self.held[name] = Held(tokens, cost, now // 1000 + self._lease, at)
+            account.spare += spare
+        self.held[name] = Held(tokens, cost, now // 1000 + self._lease, at, spare=spare, grown=grown)
         return None
+
+    def _spare(self, cost: int, most: int) -> tuple[int, int | None]:
+        """What is kept for a whole answer beside its estimate; and again, if that is less than it may want."""
+        rest = [left - cost for account in self.accounts if (left := account.left()) is not None]
+        if not rest or most <= 0:
+            return 0, None
+        part = max(0, min(rest) // SHARE)
+        return (most, None) if most <= part else (part, part)
 
     def _refused(self, tokens: int, cost: int, now: int) -> tuple[int, str] | None:
         for account in self.accounts:
@@ -227,13 +251,14 @@ class Model:
         held.tokens, held.cost, held.due = held.tokens + tokens, held.cost + cost, now // 1000 + self._lease
         return True
 
-    def expire(self, now: int) -> None:
-        """Charge the estimate of those whose lease has run out."""
-        for name, held in self.held.items():
-            if held.state == "held" and held.due <= now // 1000:
-                self._correct(held, held.tokens, held.cost, now, ending="lost")
-                held.state = "lost"
-                self.charged[name] = held.cost
+    def expire(self, now: int, most: int | None = None) -> None:
+        """Charge the estimate of those whose lease has run out; of `most` of them, the first to end first."""
+        due = [(one.due, name) for name, one in self.held.items() if one.state == "held" and one.due <= now // 1000]
+        for _, name in sorted(due)[:most]:
+            held = self.held[name]
+            self._correct(held, held.tokens, held.cost, now, ending="lost")
+            held.state = "lost"
+            self.charged[name] = held.cost
 
     def _correct(self, held: Held, tokens: int, cost: int, now: int, *, ending: str) -> None:
         for account, at in zip(self.accounts, held.at, strict=True):
@@ -243,3 +268,4 @@ class Model:
             if ending != "corrected":
                 account.running = max(0, account.running - 1)
                 account.held = max(0, account.held - held.cost)
+                account.spare = max(0, account.spare - held.spare)

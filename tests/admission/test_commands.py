@@ -5,10 +5,11 @@ from pathlib import Path
 
 from redis.crc import key_slot
 
+from app.admission.leases import Leases
 from app.admission.redis import AdmissionConfig, RedisAdmission
 from app.storage.redis import RedisStore
 from app.types import Limits
-from tests.admission.cases import call, choice, entry, ledger, principal
+from tests.admission.cases import call, choice, entry, ledger, principal, swept, taken_back
 from tests.support.processes import free_port
 from tests.support.redis_server import redis_server
 
@@ -63,11 +64,11 @@ async def test_every_script_runs_on_a_redis_cluster(tmp_path: Path) -> None:
             admission = RedisAdmission(store, AdmissionConfig(lease_seconds=10))
             held = await admission.reserve(who, call(), choice(), "settled")
             await held.settle(entry(held))
-            await admission._take_back(admission._ask(who, call(), choice(), "released"))
+            await taken_back(admission, who, "released")
             forgotten = await admission.reserve(who, call(), choice(), "forgotten")
             await store.command("DEL", "tg:{acme}:res:forgotten")
             await forgotten.settle(entry(forgotten))
-            assert (await admission.sweep(["acme"])).reservations == 1
+            assert (await swept(Leases(store, lease_seconds=10), store)).reservations == 1
             assert len(await ledger(store)) == 2
             made = await store.command("KEYS", "*")
             assert {await store.command("CLUSTER", "KEYSLOT", key) for key in made} == {key_slot(b"{acme}")}

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from app.admission.leases import Leases
 from app.admission.redis import RedisAdmission
 from app.storage.redis import RedisStore
 from app.types import BreakerPolicy, Limits, Outcome
-from tests.admission.cases import Clock, call, choice, counters, entry, ledger, principal
+from tests.admission.cases import Clock, call, choice, counters, entry, ledger, principal, swept
 
 
 async def test_a_running_call_holds_more_while_the_budget_lasts(
@@ -40,16 +41,16 @@ async def test_an_alerting_account_lets_a_stream_go_on(admission: RedisAdmission
 
 
 async def test_a_lost_stream_is_charged_what_it_had_been_extended_to(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """The lease begins anew with every extension, and its estimate is the longer one."""
     held = await admission.reserve(principal(), call(), choice(), "r1")
     await clock.add(8)
     assert await held.extend(30, 30)
     await clock.add(8)
-    assert (await admission.sweep(["acme"])).reservations == 1
+    assert (await swept(leases, store)).reservations == 1
     await clock.add(2)
-    assert (await admission.sweep(["acme"])).reservations == 0
+    assert (await swept(leases, store)).reservations == 0
     (lost,) = await ledger(store)
     assert (lost.outcome, lost.cost_microusd, lost.completion_tokens) == (Outcome.LOST, 50, 40)
     assert await held.extend(10, 10)  # the stream itself may still run: its settlement corrects the charge

@@ -55,3 +55,9 @@ def test_only_what_is_limited_has_headers() -> None:
         b"x-ratelimit-remaining-tokens": b"40",
         b"x-ratelimit-reset-tokens": b"36s",
     }
+
+
+def test_a_shortened_answer_says_how_long_it_may_be() -> None:
+    """Beside what is limited, and only then."""
+    assert (b"x-tunegate-max-tokens", b"30") in ratelimit_headers(RateLimitState(max_output_tokens=30))
+    assert ratelimit_headers(RateLimitState()) == []

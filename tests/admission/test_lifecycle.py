@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
+from app.admission.leases import Leases
 from app.admission.redis import Outstanding, RedisAdmission
 from app.errors import Unavailable
 from app.storage.redis import RedisStore
 from app.types import Limits, Outcome
-from tests.admission.cases import Clock, admitted, call, choice, counters, entry, ledger, principal
+from tests.admission.cases import Clock, admitted, call, choice, counters, entry, ledger, principal, swept, taken_back
 
 WHO = principal(tenant=Limits(budget_day_microusd=100, concurrent_requests=3, requests_per_minute=1000))
 
@@ -36,13 +37,13 @@ async def test_reserving_twice_takes_once(admission: RedisAdmission, store: Redi
 
 
 async def test_an_expired_lease_is_charged_its_estimate_and_says_lost(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """A request nobody settles is neither forgotten nor kept in flight."""
     await admission.reserve(WHO, call(output=40), choice(), "r1")
-    assert await admission.sweep(["acme"]) == Outstanding(1, 50)
+    assert await swept(leases, store) == Outstanding(1, 50)
     await clock.add(10)
-    assert await admission.sweep(["acme"]) == Outstanding(0, 0)
+    assert await swept(leases, store) == Outstanding(0, 0)
     (lost,) = await ledger(store)
     assert (lost.outcome, lost.cost_microusd, lost.prompt_tokens, lost.completion_tokens) == (Outcome.LOST, 50, 10, 40)
     assert await spent(store) == 50
@@ -51,7 +52,7 @@ async def test_an_expired_lease_is_charged_its_estimate_and_says_lost(
 
 
 async def test_the_next_request_charges_expired_leases_too(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """No sweeper is needed for a tenant that keeps sending."""
     await admission.reserve(WHO, call(output=40), choice(), "r1")
@@ -61,12 +62,12 @@ async def test_the_next_request_charges_expired_leases_too(
 
 
 async def test_a_late_settlement_corrects_what_was_charged_as_lost(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """The adjustment's figures are differences: both entries together are the truth, and so is the budget."""
     held = await admission.reserve(WHO, call(output=40), choice(), "r1")
     await clock.add(10)
-    await admission.sweep(["acme"])
+    await swept(leases, store)
     await held.settle(entry(held, prompt=12, completion=18))
     await held.settle(entry(held, prompt=12, completion=18))
     lost, adjustment = await ledger(store)
@@ -79,7 +80,7 @@ async def test_a_late_settlement_corrects_what_was_charged_as_lost(
 
 
 async def test_usage_is_charged_when_redis_has_forgotten_the_reservation(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """A Redis that lost its memory between the two scripts still gets the cost, once."""
     held = await admission.reserve(WHO, call(), choice(), "r1")
@@ -92,7 +93,7 @@ async def test_usage_is_charged_when_redis_has_forgotten_the_reservation(
 
 
 async def test_a_caller_that_leaves_while_it_is_admitted_holds_nothing(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """A cancelled reservation is taken back whether or not its script had run, and leaves no entry."""
     tasks = [asyncio.create_task(admission.reserve(WHO, call(), choice(), f"r{i}")) for i in range(50)]
@@ -103,43 +104,54 @@ async def test_a_caller_that_leaves_while_it_is_admitted_holds_nothing(
     done = await asyncio.gather(*tasks, return_exceptions=True)
     await admission.drain()
     assert all(isinstance(result, BaseException) for result in done)
-    assert await admission.sweep(["acme"]) == Outstanding(0, 0)
+    assert await swept(leases, store) == Outstanding(0, 0)
     assert await spent(store) == 0
     assert await ledger(store) == []
 
 
 async def test_a_reservation_that_comes_after_its_release_takes_nothing(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """A script that a stopped Redis runs late finds the mark of the release."""
-    await admission._take_back(admission._ask(WHO, call(), choice(), "r1"))
+    await taken_back(admission, WHO, "r1")
     with pytest.raises(Unavailable, match="given up before it could be admitted"):
         await admission.reserve(WHO, call(), choice(), "r1")
     assert await counters(store, "tenant:acme") == {}
 
 
 async def test_a_release_after_the_lease_takes_the_loss_back(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """If the lease was faster than the release, an adjustment brings the charge to nothing."""
     await admission.reserve(WHO, call(), choice(), "r1")
     await clock.add(11)
-    await admission.sweep(["acme"])
-    await admission._take_back(admission._ask(WHO, call(), choice(), "r1"))
+    await swept(leases, store)
+    await taken_back(admission, WHO, "r1")
     assert sum(e.cost_microusd for e in await ledger(store)) == 0
     assert await spent(store) == 0
 
 
 async def test_a_cancelled_settlement_is_still_written(
-    admission: RedisAdmission, store: RedisStore, clock: Clock
+    admission: RedisAdmission, leases: Leases, store: RedisStore, clock: Clock
 ) -> None:
     """Cancelling the request while it settles changes nothing about the charge."""
     held = await admission.reserve(WHO, call(), choice(), "r1")
-    task = asyncio.create_task(held.settle(entry(held)))
+    task = asyncio.ensure_future(held.settle(entry(held)))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await admission.drain()
     assert [e.cost_microusd for e in await ledger(store)] == [20]
-    assert await admission.sweep(["acme"]) == Outstanding(0, 0)
+    assert await swept(leases, store) == Outstanding(0, 0)
+
+
+async def test_a_redis_that_was_started_anew_settles_at_once(
+    admission: RedisAdmission, store: RedisStore, clock: Clock
+) -> None:
+    """It knows no script any more; whoever has awaited the settlement finds the charge there all the same."""
+    held = await admission.reserve(WHO, call(), choice(), "r1")
+    await store.command("SCRIPT", "FLUSH")
+    await held.settle(entry(held))
+    assert [e.cost_microusd for e in await ledger(store)] == [20]
+    assert admission.outstanding == Outstanding(0, 0)

@@ -93,6 +93,15 @@ async def test_requests_in_flight_are_counted_and_let_go(admission: RedisAdmissi
     assert second.reserved_tokens == 20
 
 
+async def test_a_settlement_is_sent_before_it_is_heard(admission: RedisAdmission, clock: Clock) -> None:
+    """A caller that goes on while its settlement is under way finds its counters right: it is said to Redis first."""
+    who = principal(key=Limits(concurrent_requests=1))
+    first = await admission.reserve(who, call(), choice(), "r1")
+    settling = first.settle(entry(first))
+    assert await admitted(admission, who, "r2") is not None
+    await settling
+
+
 async def test_a_refused_call_takes_nothing(admission: RedisAdmission, clock: Clock) -> None:
     """When the tenant refuses, the key's and the team's counters stay as they were."""
     who = principal(key=Limits(requests_per_minute=10), tenant=Limits(concurrent_requests=1))

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.admission import local
-from app.admission import redis as module
 from app.admission.local import RENEWED_SECONDS, LocalConfig, LocalShare
-from app.admission.redis import RedisAdmission
+from app.admission.redis import AdmissionConfig, RedisAdmission
 from app.errors import RateLimited, Unavailable
 from app.storage.redis import RedisStore
 from app.types import Account, AccountKind, Limits
@@ -92,11 +91,10 @@ def test_the_allowance_comes_back_only_after_a_while() -> None:
     assert admitted(share, limited, cost=10)
 
 
-async def test_what_waits_for_redis_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_for_redis_is_bounded() -> None:
     """The ledger is never dropped, so no more is admitted than can be remembered; refusals leave nothing behind."""
-    monkeypatch.setattr(module, "MAX_PENDING", 3)
     async with RedisStore.connect("redis://127.0.0.1:1") as store:
-        admission = RedisAdmission(store, local=LocalShare())
+        admission = RedisAdmission(store, AdmissionConfig(max_pending=3), local=LocalShare())
         for i in range(3):
             held = await admission.reserve(principal(), call(), choice(), f"r{i}")
             await held.settle(entry(held))
@@ -144,11 +142,11 @@ def test_all_gateways_together_stay_near_the_limit(limit: int, gateways: int, wa
 async def test_calls_admitted_without_redis_are_charged_when_it_is_back(tmp_path: Path) -> None:
     """Through an outage: admitted by the share, ended meanwhile, and found in counters and ledger after."""
     who = principal(tenant=Limits(budget_day_microusd=10**9, requests_per_minute=10**6))
-    decisions: list[str] = []
+    decisions: list[tuple[str, str]] = []
     with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         async with RedisStore.connect(server.url, operation_timeout_seconds=5) as store:
             share = LocalShare(LocalConfig(allowance_microusd=100))
-            admission = RedisAdmission(store, local=share, on_outage=decisions.append)
+            admission = RedisAdmission(store, local=share, on_outage=lambda *told: decisions.append(told))
             first = await admission.reserve(who, call(), choice(), "before")
             server.kill()
             held = [await admission.reserve(who, call(), choice(), f"r{i}") for i in range(5)]
@@ -164,4 +162,5 @@ async def test_calls_admitted_without_redis_are_charged_when_it_is_back(tmp_path
             after = await counters(store, "tenant:acme")
             assert (after["dc"], after["n"], after["hc"]) == (6 * 20, 0, 0)
             assert sorted(line.request_id for line in await ledger(store)) == ["before", *(f"r{i}" for i in range(5))]
-    assert decisions == ["admitted"] * 5 + ["refused"]
+    assert decisions[:6] == [("admission", "admitted")] * 5 + [("admission", "refused")]
+    assert decisions[6:] == [("ledger", "kept")] * 6

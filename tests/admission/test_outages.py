@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from app.admission.leases import Leases
 from app.admission.redis import AdmissionConfig, Outstanding, RedisAdmission
 from app.errors import Unavailable
 from app.storage.redis import RedisStore
 from app.types import Limits
-from tests.admission.cases import call, choice, counters, entry, ledger, principal
+from tests.admission.cases import call, choice, counters, entry, ledger, principal, swept
 from tests.support.redis_server import RedisServer, redis_server
 
 WHO = principal(tenant=Limits(budget_day_microusd=10**9))
@@ -92,6 +93,6 @@ async def test_a_settlement_outlives_a_killed_redis(server: RedisServer) -> None
             await store.connected()
             await admission.drain()
     async with RedisStore.connect(server.url, operation_timeout_seconds=5) as store:
-        assert await RedisAdmission(store).sweep(["acme"]) == Outstanding(0, 0)
+        assert await swept(Leases(store, lease_seconds=900), store) == Outstanding(0, 0)
         assert (await counters(store, "tenant:acme"))["dc"] == 20 * 20
         assert len(await ledger(store)) == 20

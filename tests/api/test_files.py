@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from app.api.fine_tuning.services import FileLimits
 from app.api.objects import asked_range
 from app.errors import OutOfRange
 from app.storage.database import database
-from app.storage.objects import STALE_SECONDS
+from app.storage.objects.staging import STALE_SECONDS
 from app.storage.tuning.sweeper import Sweeper
 from app.types import Operation
 from tests.support.training_app import TrainingApp, training_app, uploaded
@@ -136,7 +137,7 @@ async def test_nothing_of_a_file_is_there_for_another_tenant(app: TrainingApp, a
 async def test_a_deleted_file_is_gone_with_its_bytes(app: TrainingApp, acme: httpx2.AsyncClient) -> None:
     """Row and bytes go; deleting again is 404."""
     file = await uploaded(acme)
-    assert kept(app) == [f"files/{file}"]
+    assert kept(app) == [f"files/{file}/{hashlib.sha256(b'x' * 400).hexdigest()}"]
     assert (await acme.delete(f"/v1/files/{file}")).json() == {"id": file, "object": "file", "deleted": True}
     assert kept(app) == []
     assert (await acme.delete(f"/v1/files/{file}")).status_code == 404
@@ -250,7 +251,7 @@ async def test_bytes_that_nobody_names_are_tidied_away(app: TrainingApp, acme: h
     """What a crash leaves (a half upload, a file without a row, blobs of an ended job) goes after a day, no more."""
     file = await uploaded(acme)
     job = await app.job(acme, file)
-    for name in (".incoming/half", "files/file-orphan", "jobs/ftjob-gone/abc", f"jobs/{job['id']}/def"):
+    for name in (".incoming/half", "files/file-orphan/abc", "jobs/ftjob-gone/abc", f"jobs/{job['id']}/def"):
         path = app.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
@@ -260,7 +261,7 @@ async def test_bytes_that_nobody_names_are_tidied_away(app: TrainingApp, acme: h
     assert len(kept(app)) == 5
     late = Sweeper(app.engine, app.services.objects, app.services.terms, clock=lambda: soon + STALE_SECONDS + 1)
     await late.tidy()
-    assert kept(app) == [f"files/{file}", f"jobs/{job['id']}/def"]
+    assert [name.rsplit("/", 1)[0] for name in kept(app)] == [f"files/{file}", f"jobs/{job['id']}"]
 
 
 async def test_a_part_of_a_file_can_be_asked_for(acme: httpx2.AsyncClient) -> None:

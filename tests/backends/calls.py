@@ -92,7 +92,7 @@ class Noted:
         self.asked += 1
         return self.asked <= self.pays
 
-    async def settle(self) -> None:
+    def settle(self) -> None:
         """It is over."""
         self.settled += 1
 

@@ -50,6 +50,33 @@ def test_numbers_keep_their_spelling() -> None:
     assert b'"seed":123456789012345678901234567890' in sent
 
 
+@pytest.mark.parametrize(
+    ("given", "base_url", "sent"),
+    [
+        ({"max_tokens": 900}, "http://up", {"max_tokens": 50}),
+        ({"max_tokens": 20}, "http://up", {"max_tokens": 20}),
+        ({"max_completion_tokens": 900}, "http://up", {"max_completion_tokens": 50}),
+        ({"max_tokens": 9, "max_completion_tokens": 900}, "http://up", {"max_tokens": 9, "max_completion_tokens": 50}),
+        ({}, "http://up", {"max_tokens": 50}),
+        ({"max_tokens": None}, "http://up/v1", {"max_tokens": 50}),
+        ({}, "https://api.openai.com/v1", {"max_completion_tokens": 50}),
+    ],
+)
+def test_a_shortened_answer_is_asked_for_in_the_callers_words(
+    given: dict[str, Any], base_url: str, sent: dict[str, Any]
+) -> None:
+    """Never longer than it may be, nor than the caller wanted; without a word of the caller's, in the upstream's."""
+    body = json.loads(outgoing(endpoint(base_url), replace(call(**given), shortened_to=50)))
+    assert {name: value for name, value in body.items() if name.startswith("max_")} == sent
+
+
+def test_a_shortened_completion_knows_one_name_only() -> None:
+    """Whatever stands under the chat's newer name is none of it."""
+    asked = replace(call(max_completion_tokens="many"), operation=Operation.COMPLETIONS, shortened_to=50)
+    body = json.loads(outgoing(endpoint("https://api.openai.com/v1"), asked))
+    assert (body["max_tokens"], body["max_completion_tokens"]) == (50, "many")
+
+
 @pytest.mark.parametrize("name", sorted(STRIPPED))
 def test_dangerous_fields_are_dropped(name: str) -> None:
     """Templates, pickles, salts and queues of the serving machine are not for callers."""

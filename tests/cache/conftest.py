@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cache.cache import AnswerCache, CacheConfig
 from app.cache.embedder import MiniLM
 from app.cache.guard import GuardReason
+from app.cache.reports import Reports
 from app.interfaces import Embedder
+from app.storage.database import database
 from app.storage.redis import RedisStore
 
 
@@ -21,6 +24,13 @@ from app.storage.redis import RedisStore
 async def store(redis_url: str) -> AsyncIterator[RedisStore]:
     """A store on a real, empty Redis, patient enough for a busy machine."""
     async with RedisStore.connect(redis_url, operation_timeout_seconds=5) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    """A database, where the audit log is."""
+    async with database(f"sqlite:///{tmp_path / 'audit.sqlite3'}") as opened:
         yield opened
 
 
@@ -61,7 +71,8 @@ class Caches:
         self.store = store
         self.clock = clock
         self.refusals: list[GuardReason] = []
-        self.compared: list[bool] = []
+        self.compared: list[tuple[str, bool]] = []
+        self.away: list[tuple[str, str]] = []
         self.draws: list[float] = []
         self._embedder = embedder
         self._made: list[AnswerCache] = []
@@ -72,8 +83,11 @@ class Caches:
             self.store,
             None if exact_only else embedder or self._embedder,
             CacheConfig(**fields),
-            on_refusal=self.refusals.append,
-            on_compared=self.compared.append,
+            reports=Reports(
+                refused=self.refusals.append,
+                compared=lambda route, agreed: self.compared.append((route, agreed)),
+                away=lambda decision, away: self.away.append((decision, away)),
+            ),
             clock=self.clock,
             draw=lambda: self.draws.pop(0) if self.draws else 1.0,
         )

@@ -312,7 +312,7 @@ async def test_a_drawn_hit_goes_upstream_and_is_compared(caches: Caches) -> None
     caches.draws[:] = [0.0]
     await kept(cache, make_call(PARAPHRASE), body=make_answer("Press the  Button."))
     await caches.drain()
-    assert caches.compared == [True]
+    assert caches.compared == [("support", True)]
     assert status(await found(caches.make(), make_call(PARAPHRASE))) is CacheStatus.EXACT
     assert (await promise_of(caches.store)).all_trials == 1
 
@@ -335,7 +335,7 @@ async def test_a_route_that_errs_is_held_back_on_every_replica(caches: Caches) -
     caches.draws[:] = [0.0]
     await kept(one, make_call(PARAPHRASE), body=make_answer("We are closed on Sundays."))
     await caches.drain()
-    assert caches.compared == [False]
+    assert caches.compared == [("support", False)]
     assert (await promise_of(caches.store)).threshold > CachePolicy().threshold
     await caches.store.command("DEL", *(await caches.store.command("KEYS", "tg:{acme}:answer:*")))
     await kept(one)
@@ -361,7 +361,7 @@ async def test_racing_judgements_all_count(caches: Caches) -> None:
     labels = cache_labels(caches.make())
 
     def one_more(before: promise.Promise) -> promise.Promise:
-        return promise.judged(before, agreed=True, similarity=0.95, own=0.9, budget=0.001)
+        return promise.judged(before, agreed=True, similarity=0.95, own=0.9, budget=0.001, now=0.0)
 
     for _ in range(4):
         await asyncio.gather(*(states.amend("acme", labels, one_more) for _ in range(8)))

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.cache.coalesce import AHEAD_BLOCKS, Bill, Flights, Key
+from app.cache.coalesce import AHEAD_BLOCKS, Bill, Flights, Key, flight_key
 from app.errors import GatewayError, UpstreamFailed, UpstreamRefused
 from app.interfaces import Bill as AnyBill
 from app.interfaces import Meter, Outgoing, Upstream
 from app.types import Endpoint, Target, Usage
-from tests.cache.calls import make_target
+from tests.cache.calls import make_call, make_choice, make_target
 
-KEY: Key = ("acme", b"k", True)
+KEY: Key = ("acme", b"k", True, b"")
 TARGET = make_target()
 
 
@@ -49,7 +49,7 @@ class FakeRecord:
         """It always does."""
         return True
 
-    async def settle(self) -> None:
+    def settle(self) -> None:
         """Nothing."""
 
 
@@ -142,9 +142,22 @@ async def test_a_thousand_callers_one_upstream_call(flights: Flights, upstream: 
     assert len(flights) == 0
 
 
+async def test_only_calls_of_the_same_payer_share(flights: Flights, upstream: FakeUpstream) -> None:
+    """Ours, each provider key of a caller's own, and the same key at another target: four flights, two seats each."""
+    paid: list[list[str | None]] = [[None, None], ["sk-a", None], ["sk-b", None], [None, "sk-a"]]
+    choices = [make_choice(targets=tuple(make_target(credential=secret) for secret in one)) for one in paid]
+    keys = [flight_key("acme", b"k", make_call(stream=True), choice) for choice in choices]
+    assert not any(b"sk-" in key[3] for key in keys)
+    callers = [asyncio.create_task(read(flights.join(key, upstream.reach, FakeRecord()))) for key in keys * 2]
+    await until(lambda: upstream.opened == len(keys))
+    upstream.put(*[None] * len(keys))
+    await asyncio.gather(*callers)
+    assert upstream.opened == len(keys)
+
+
 async def test_other_tenants_and_questions_fly_alone(flights: Flights, upstream: FakeUpstream) -> None:
     """Tenant, exact key and streaming must all be the same."""
-    keys: list[Key] = [KEY, ("bloom", b"k", True), ("acme", b"l", True), ("acme", b"k", False)]
+    keys: list[Key] = [KEY, ("bloom", b"k", True, b""), ("acme", b"l", True, b""), ("acme", b"k", False, b"")]
     callers = [asyncio.create_task(read(flights.join(key, upstream.reach, FakeRecord()))) for key in keys]
     await until(lambda: upstream.opened == 4)
     upstream.put(*[None] * 4)

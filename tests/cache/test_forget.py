@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import httpx2
 import pytest
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api.admin.services import ADMIN
 from app.cache.forget import Forgetter, Selection
 from app.cache.promise import Promise
 from app.cache.question import Question
@@ -95,10 +97,10 @@ async def test_forgetting_a_route_starts_its_promise_anew(caches: Caches) -> Non
 
 
 @pytest.fixture
-async def api(caches: Caches, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
-    """The admin API with this cache behind it; nothing here touches SQL."""
+async def api(caches: Caches, engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
+    """The admin API with this cache behind it."""
     forgetter = Forgetter(caches.store, lambda: ("acme", "bloom"))
-    admin = services(cast("AsyncEngine", None), tmp_path, forget_answers=forgetter.forget)
+    admin = services(engine, tmp_path, forget_answers=forgetter.forget)
     async with client(application(admin)) as opened:
         yield opened
 
@@ -110,6 +112,31 @@ async def test_an_operator_clears_a_route(caches: Caches, api: httpx2.AsyncClien
     reply = await api.delete("/cache", params={"tenant": "acme", "route": "support"})
     assert (reply.status_code, reply.json()) == (200, {"object": "cache.deleted", "answers": 1})
     assert await found(cache) is None
+    (entry,) = (await api.get("/audit")).json()["data"]
+    assert (entry["object"], entry["who"], entry["before"]) == ("cache/acme/support", ADMIN, None)
+    assert entry["after"] == {"forgotten": {"tenant": "acme", "route": "support"}, "answers": 1}
+
+
+async def test_answers_of_all_tenants_are_noted_too(api: httpx2.AsyncClient) -> None:
+    """What was forgotten of everybody stands under a star, by the adapter where no route was named."""
+    await api.delete("/cache", params={"adapter": "support"})
+    (entry,) = (await api.get("/audit")).json()["data"]
+    assert entry["object"] == "cache/*/support"
+
+
+async def test_forgetting_does_not_wait_for_sql(caches: Caches, engine: AsyncEngine, tmp_path: Path) -> None:
+    """Without an audit log the answers are forgotten all the same, and the gateway's own log says so."""
+    cache = caches.make()
+    await kept(cache)
+    admin = services(engine, tmp_path, forget_answers=Forgetter(caches.store, tuple).forget)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("ALTER TABLE policy_revision RENAME TO away")
+    async with client(application(admin)) as api:
+        with structlog.testing.capture_logs() as lines:
+            assert (await api.delete("/cache", params={"tenant": "acme"})).status_code == 200
+    assert await found(cache) is None
+    (line,) = [line for line in lines if line["event"] == "forgetting_not_audited"]
+    assert (line["forgotten"], line["answers"]) == ({"tenant": "acme"}, 1)
 
 
 @pytest.mark.parametrize(
@@ -136,13 +163,15 @@ async def test_a_selection_that_says_nothing_or_too_much_is_refused(
     assert answer.status is CacheStatus.EXACT
 
 
-async def test_without_redis_it_says_so(tmp_path: Path) -> None:
-    """503, for nobody can promise that the answers are gone."""
+async def test_without_redis_it_says_so(engine: AsyncEngine, tmp_path: Path) -> None:
+    """503, for nobody can promise that the answers are gone; the audit log has that it was tried."""
     async with RedisStore.connect(f"redis://127.0.0.1:{free_port()}/0") as nowhere:
-        admin = services(cast("AsyncEngine", None), tmp_path, forget_answers=Forgetter(nowhere, tuple).forget)
+        admin = services(engine, tmp_path, forget_answers=Forgetter(nowhere, tuple).forget)
         async with client(application(admin)) as api:
             reply = await api.delete("/cache", params={"tenant": "acme"})
+            (entry,) = (await api.get("/audit")).json()["data"]
     assert reply.status_code == 503
+    assert entry["after"] == {"forgotten": {"tenant": "acme"}, "answers": None}
 
 
 async def test_a_tenant_may_not_clear_anything(caches: Caches, tmp_path: Path) -> None:

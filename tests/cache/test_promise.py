@@ -8,15 +8,27 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache.promise import CEILING, NEW, STEP, Promise, decode, encode, judged, threshold
+from app.cache.promise import (
+    CEILING,
+    NEW,
+    STEP,
+    Promise,
+    Standing,
+    decode,
+    encode,
+    judged,
+    standing,
+    threshold,
+    why,
+)
 
-OWN, BUDGET = 0.85, 0.001
+OWN, BUDGET, NOW = 0.85, 0.001, 1_800_000_000.0
 
 
 def after(promise: Promise, *, agreed: bool, similarity: float = 0.9, times: int = 1) -> Promise:
     """The promise after so many equal comparisons."""
     for _ in range(times):
-        promise = judged(promise, agreed=agreed, similarity=similarity, own=OWN, budget=BUDGET)
+        promise = judged(promise, agreed=agreed, similarity=similarity, own=OWN, budget=BUDGET, now=NOW)
     return promise
 
 
@@ -78,7 +90,7 @@ def test_the_budget_is_held_in_the_long_run() -> None:
         errs = rng.random() < rate(similarity)
         if trial > 20_000:
             served, wrong = served + 1, wrong + errs
-        promise = judged(promise, agreed=not errs, similarity=similarity, own=OWN, budget=BUDGET)
+        promise = judged(promise, agreed=not errs, similarity=similarity, own=OWN, budget=BUDGET, now=NOW)
     assert not promise.off
     assert served > 10_000
     assert wrong / served <= BUDGET
@@ -89,9 +101,33 @@ def test_the_threshold_never_leaves_its_range(trials: list[tuple[bool, float]]) 
     """Whatever is observed, the threshold stays between the route's own and 1."""
     promise = NEW
     for agreed, similarity in trials:
-        promise = judged(promise, agreed=agreed, similarity=similarity, own=OWN, budget=BUDGET)
+        promise = judged(promise, agreed=agreed, similarity=similarity, own=OWN, budget=BUDGET, now=NOW)
         assert OWN <= threshold(promise, OWN) <= 1.0
     assert promise.all_trials <= len(trials)
+
+
+def test_it_says_how_it_stands_and_why() -> None:
+    """Kept without a word; raised and off with the similarity that misled, and when the threshold moved."""
+    assert (standing(NEW, OWN), why(NEW, OWN)) == (Standing.KEPT, None)
+    raised = after(after(NEW, agreed=False, similarity=0.912), agreed=True, times=3)
+    assert (standing(raised, OWN), raised.moved_at) == (Standing.RAISED, NOW)
+    assert why(raised, OWN) == (
+        "a hit at 0.912 was wrong: hits need 0.922 now, and less again when enough of them were right"
+    )
+    off = after(raised, agreed=False, similarity=0.988)
+    assert standing(off, OWN) is Standing.OFF
+    assert why(off, OWN) == "a hit at 0.988 was wrong: no threshold below 0.99 is safe, and above it are no paraphrases"
+    assert standing(raised, threshold(raised, OWN)) is Standing.KEPT  # the route was given a stricter one of its own
+    assert (why(Promise(off=True), OWN) or "").startswith("a hit was wrong")  # written by the version before
+
+
+def test_versions_side_by_side_read_each_others_promises() -> None:
+    """A gateway of the version before wrote six fields, and reads those of eight."""
+    old = msgspec.defstruct("Old", list(Promise.__annotations__.items())[:6], array_like=True)
+    promise = after(NEW, agreed=False, similarity=0.9)
+    assert decode(msgspec.msgpack.encode([0.91, 0.0, 0.0, 1, 1, False])) == Promise(0.91, 0.0, 0.0, 1, 1)
+    seen = msgspec.msgpack.decode(encode(promise), type=old)
+    assert (seen.threshold, seen.off) == (promise.threshold, False)  # type: ignore[attr-defined]
 
 
 def test_it_survives_redis_and_other_versions() -> None:

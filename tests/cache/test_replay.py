@@ -29,7 +29,7 @@ class FakeHitRecord:
         """Remember."""
         self.told.append((answer.status, usage))
 
-    async def settle(self) -> None:
+    def settle(self) -> None:
         """Remember."""
         self.told.append("settled")
 

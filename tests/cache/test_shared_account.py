@@ -28,8 +28,9 @@ def shared(*, every_caller_pays: bool = False, callers: int = 3) -> list[tuple[A
 
 async def answered(account: Account, held: Held, used: Usage = USED) -> LedgerEntry:
     """The entry of a caller that got its whole answer."""
-    account.metered(held.choice.targets[0], Meter(used))
-    await account.settle()
+    async with account:
+        account.metered(held.choice.targets[0], Meter(used))
+        account.settle()
     return held.settled[0]
 
 

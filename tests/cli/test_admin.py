@@ -155,7 +155,7 @@ def test_a_wrong_limit_is_named(shell: Shell, text: str) -> None:
 
 def test_help_is_instant() -> None:
     """`--help` of any command imports nothing heavy."""
-    for arguments in (["--help"], ["keys", "create", "--help"], ["usage", "--help"]):
+    for arguments in (["--help"], ["keys", "create", "--help"], ["cache", "promise", "--help"], ["usage", "--help"]):
         code = (
             "import sys\n"
             "from app.cli.main import app\n"

@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+from adapters.cli import app as sidecar
 from app.cli.configuration import Row, page, sections
 from app.cli.main import app as cli
 from app.settings import load
@@ -21,7 +22,22 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
-TOOLS = {"docker", "kubectl", "promtool", "make", "tunegate", "pip", "python", "curl", "git", "sh", "openssl"}
+TOOLS = {
+    "adapters",
+    "docker",
+    "kubectl",
+    "promtool",
+    "make",
+    "tunegate",
+    "pip",
+    "python",
+    "curl",
+    "git",
+    "sh",
+    "openssl",
+}
+
+CLIS = {"tunegate": cli, "adapters": sidecar}
 
 
 @dataclass(frozen=True)
@@ -142,15 +158,15 @@ def test_shell_examples_name_what_exists(example: Example, words: list[str]) -> 
     if program == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
         assert {word for word in words[1:] if "=" not in word} <= targets
-    if program == "tunegate":
-        _check_verb(words[1:])
+    if program in CLIS:
+        _check_verb(CLIS[program], words[1:])
     for word in words[1:]:
         if re.match(r"(k8s|grafana|docs|app|tests|benchmarks)/", word):
             assert (ROOT / word).exists(), word
 
 
-def _check_verb(words: list[str]) -> None:
-    command = typer.main.get_command(cli)
+def _check_verb(app: typer.Typer, words: list[str]) -> None:
+    command = typer.main.get_command(app)
     while hasattr(command, "commands"):
         if getattr(command, "invoke_without_command", False) and not (words and words[0] in command.commands):
             break  # the group is a verb itself, such as `usage`

@@ -12,16 +12,17 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.observability.metrics import Metrics
+from app.observability.surveyed import Surveyed
 from app.types import CacheStatus, Outcome
 from tests.observability.test_metrics import ENTRY
 from tests.support.processes import free_port, stop
@@ -43,9 +44,18 @@ def told() -> Metrics:
     metrics.guarded("number")
     metrics.adapter("vllm", "loaded", 0.2)
     metrics.redis_failed("TimeoutError")
-    metrics.outstanding(1, 2)
+    metrics.compared("support", agreed=False)
+    metrics.webhook("delivered")
+    metrics.fell_back("admission", "refused")
+    metrics.budget_event("budget.reached", "budget_day")
+    metrics.training.left("train", 600.0)
     metrics.watch(
-        policy_age_seconds=lambda: 0.4, ledger_backlog_entries=lambda: 3, breakers=lambda: {"openai": "closed"}
+        policy_age_seconds=lambda: 0.4,
+        ledger_backlog_entries=lambda: 3,
+        reservations_outstanding=lambda: 1,
+        reserved_microdollars=lambda: 2,
+        breakers=lambda: {"openai": "closed"},
+        surveyed=lambda: Surveyed({"queued": 1}, 30.0, 2, 0.0, {("support", "kept"): 1}),
     )
     return metrics
 
@@ -129,6 +139,12 @@ def test_panels_ask_metrics_that_exist() -> None:
             assert asked <= known[name] | {"le"}, f"{asked} of {name}"
         for recorded in re.findall(r"\b(?:slo|gateway):[a-z0-9_:]+", expression):
             assert recorded in {rule.get("record") for rule in rules()}
+
+
+def test_everything_has_happened() -> None:
+    """Every family that the gateway declares has a series here, so the tests below look at all of them."""
+    for family in text_string_to_metric_families(told().render()[0].decode()):
+        assert family.samples, family.name
 
 
 def test_no_metric_is_shown_nowhere() -> None:

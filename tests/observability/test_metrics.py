@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from app.cache.guard import GuardReason
 from app.observability.metrics import Metrics
 from app.observability.series import MAX_NAMES, Bounded
+from app.observability.surveyed import Surveyed
+from app.observability.training import HEARTBEATS, OUTCOMES, STAGES
+from app.storage import outbox as webhooks
+from app.storage.tuning import leases
+from app.storage.tuning.status import OPEN, Status
 from app.types import AccountKind, CacheStatus, LedgerEntry, Operation, Outcome
 
 ENTRY = LedgerEntry(
@@ -193,12 +198,14 @@ def test_what_stands_now_is_asked_at_every_scrape() -> None:
     assert value(metrics, "gateway_upstream_breaker_state", upstream="openai", state="closed") == 0
 
 
-def test_what_is_held_is_as_the_last_sweep_found_it() -> None:
-    """Before the first sweep there is no figure; then the newest one stands."""
+def test_what_a_gateway_holds_is_asked_at_every_scrape() -> None:
+    """Without a source there is no figure; then it is the one of the moment."""
     metrics = Metrics()
     assert value(metrics, "gateway_reservations_outstanding") is None
-    metrics.outstanding(3, 900)
-    metrics.outstanding(1, 200)
+    held = [(3, 900), (1, 200)]
+    metrics.watch(reservations_outstanding=lambda: held[0][0], reserved_microdollars=lambda: held[0][1])
+    assert value(metrics, "gateway_reservations_outstanding") == 3
+    held.pop(0)
     assert value(metrics, "gateway_reservations_outstanding") == 1
     assert value(metrics, "gateway_reserved_outstanding_microdollars") == 200
 
@@ -277,3 +284,55 @@ async def test_a_scrape_says_the_same_and_leaves_the_loop_free() -> None:
     body, content_type = await scrape
     assert (body.count(b"gateway_requests_total{"), content_type) == (len(CacheStatus) * MAX_NAMES, metrics.render()[1])
     assert turns > 10
+
+
+def test_webhooks_and_comparisons_are_counted() -> None:
+    """Every outcome of an attempt has its series from the start; comparisons are counted by route."""
+    metrics = Metrics()
+    for outcome in webhooks.Outcome:
+        assert value(metrics, "gateway_webhook_attempts_total", outcome=outcome.value) == 0
+        metrics.webhook(outcome)
+        assert value(metrics, "gateway_webhook_attempts_total", outcome=outcome.value) == 1
+    for agreed in (True, True, False):
+        metrics.compared("support", agreed)
+    assert value(metrics, "gateway_cache_comparisons_total", route="support", result="agreed") == 2
+    assert value(metrics, "gateway_cache_comparisons_total", route="support", result="differed") == 1
+
+
+def test_what_trainers_do_begins_at_zero() -> None:
+    """Each stage, answer and outcome is there before the first one; a stage that no trainer tells of is not timed."""
+    metrics = Metrics()
+    for stage in STAGES:
+        assert value(metrics, "gateway_training_stage_duration_seconds_count", stage=stage) == 0
+    for answer in HEARTBEATS:
+        assert value(metrics, "gateway_training_heartbeats_total", answer=answer) == 0
+    for outcome in OUTCOMES:
+        assert value(metrics, "gateway_training_jobs_ended_total", outcome=outcome, reason="") == 0
+    metrics.training.left(leases.CLAIMED, 5.0)
+    assert not [dict(labels) for _, labels in series(metrics) if ("stage", leases.CLAIMED) in labels]
+    assert {leases.CONTINUE, leases.PAUSE, leases.CANCEL} < set(HEARTBEATS)
+    assert {status.value for status in Status} - set(OPEN) == set(OUTCOMES)
+
+
+def test_what_waits_in_the_stores_is_as_last_seen() -> None:
+    """Jobs by state, waits, promises by route and standing; many routes are cut, and their rest is one."""
+    metrics = Metrics()
+    seen = Surveyed(
+        jobs={"queued": 2, "running": 1},
+        oldest_queued_seconds=9.5,
+        deliveries=3,
+        deliveries_late_seconds=0.0,
+        promises={(f"route-{number:04}", "kept"): 2 for number in range(MAX_NAMES + 30)},
+    )
+    metrics.watch(surveyed=lambda: seen)
+    assert value(metrics, "gateway_training_jobs", state="queued") == 2
+    assert value(metrics, "gateway_training_oldest_queued_seconds") == 9.5
+    assert value(metrics, "gateway_webhook_deliveries_waiting") == 3
+    assert value(metrics, "gateway_webhook_deliveries_late_seconds") == 0
+    assert value(metrics, "gateway_cache_promises", route="route-0000", standing="kept") == 2
+    assert value(metrics, "gateway_cache_promises", route="other", standing="kept") == 60
+    assert len([name for name, _ in series(metrics) if name == "gateway_cache_promises"]) == MAX_NAMES + 1
+    seen = Surveyed()
+    assert not [
+        name for name, _ in series(metrics) if name.startswith(("gateway_cache_promises", "gateway_webhook_del"))
+    ]

@@ -6,12 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.types import Message, Receive, Scope, Send
@@ -361,6 +362,28 @@ async def test_a_collector_that_is_away_costs_spans_only(monkeypatch: pytest.Mon
         sent = await request(Gateway(traces, url).app())
     assert sent[0]["status"] == 200
     assert counted == {"ended": 2, "dropped": 2}
+
+
+@pytest.mark.parametrize("says", [200, 503])
+async def test_every_span_that_ended_is_counted_again_however_small_the_queue(
+    collector: Collector, says: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As exported or as dropped, those too that a full queue pushes out; a collector that refuses gets none."""
+    counted: Counter[str] = Counter()
+    collector.says = says
+    monkeypatch.setattr("app.observability.tracing.SHUTDOWN_SECONDS", 0.2)
+    upstream = Upstream()
+    async with (
+        serving(upstream.answer) as url,
+        asyncio.timeout(60),
+        tracing(collector.url, 1.0, max_queued_spans=2, count=counting(counted)) as traces,
+    ):
+        app = Gateway(traces, url).app()
+        sent = [await request(app) for _ in range(20)]
+    assert {events[0]["status"] for events in sent} == {200}
+    assert counted["ended"] == 40
+    assert counted["exported"] + counted["dropped"] == 40
+    assert (counted["exported"] > 0) is (says == 200)
 
 
 async def test_what_was_sent_is_counted(collector: Collector) -> None:

@@ -7,13 +7,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from msgspec.structs import replace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,6 +32,12 @@ WATCHED = {
     "gateway_http_requests_in_flight",
     "gateway_build_info",
     "process_cpu_seconds_total",
+}
+SURVEYED = {
+    "gateway_training_jobs",
+    "gateway_training_oldest_queued_seconds",
+    "gateway_webhook_deliveries_waiting",
+    "gateway_webhook_deliveries_late_seconds",
 }
 SWEPT = {"gateway_reservations_outstanding", "gateway_reserved_outstanding_microdollars"}
 
@@ -82,13 +88,13 @@ def scraped(running: Gateway) -> dict[str, dict[frozenset[tuple[str, str]], floa
 
 
 def test_every_gauge_has_a_source(running: Gateway) -> None:
-    """The policy is young, nothing waits, and after the first sweep what is held is known."""
+    """The policy is young, nothing waits, and after a first look what is held and what waits in the stores is known."""
     deadline = time.monotonic() + 30
     names = scraped(running)
-    while not names.keys() >= SWEPT and time.monotonic() < deadline:
+    while not names.keys() >= SWEPT | SURVEYED and time.monotonic() < deadline:
         time.sleep(0.1)
         names = scraped(running)
-    assert names.keys() >= WATCHED | SWEPT
+    assert names.keys() >= WATCHED | SWEPT | SURVEYED
     assert names["gateway_ledger_backlog_entries"] == {frozenset(): 0}
     assert names["gateway_reservations_outstanding"] == {frozenset(): 0}
     assert 0 <= names["gateway_policy_age_seconds"][frozenset()] < 60

@@ -73,8 +73,9 @@ async def kills(folder: Path, size: Size) -> Proof:
         found.within,
         f"kills: {found.kills} gateways killed (-9) mid-stream, {found.requests} requests, ledger "
         f"{found.ledger_microusd} and provider {found.provider_microusd} micro-dollars, {found.wrong} wrong, "
-        f"{found.doubled} doubled, {found.leaked} held after the lease",
-        f"{found.wrong + found.doubled + found.leaked} wrong after {found.kills} kills",
+        f"{found.doubled} doubled, {found.leaked} held after the lease, "
+        f"{found.untold} budget events missing or told twice",
+        f"{found.wrong + found.doubled + found.leaked + found.untold} wrong after {found.kills} kills",
     )
 
 

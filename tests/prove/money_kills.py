@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from sqlalchemy import select
+from sqlalchemy import Table, select
 
 from app.storage.database import database
 from app.storage.redis import RedisStore
-from app.storage.tables import ledger
+from app.storage.tables import audit_log, budget_events, ledger
 from tests.admission.cases import counters
 from tests.support.gateway import Gateway, gateway
 from tests.support.provider import Peer, Received, events, fake_provider
@@ -24,6 +25,7 @@ WORDS = 30
 PROMPT = 5
 TOKEN_MICROUSD = 10
 PRICE = {"input_usd_per_mtok": 10, "output_usd_per_mtok": 10}
+TOLD_MICROUSD = 5_000  # a budget that is only told about: what becomes of it must be told once, whoever is killed
 LEASE_SECONDS = 5
 SETTLED_SECONDS = 60
 ADMIN_KEY = "prove-money-admin-key-0123456789abcdefghi"
@@ -50,7 +52,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """The figures: money in micro-dollars, the difference in calls' worth."""
+    """The figures: money in micro-dollars, the difference in calls' worth; events are missing or told twice."""
 
     kills: int
     requests: int
@@ -59,13 +61,14 @@ class Killed:
     wrong: int
     doubled: int
     leaked: int
+    untold: int
 
     @property
     def within(self) -> bool:
         """Whether ledger and provider differ by no more than one call per kill, and nothing else is off."""
         one = (PROMPT + 2 * WORDS) * TOKEN_MICROUSD
         near = abs(self.ledger_microusd - self.provider_microusd) <= self.kills * one
-        return near and not (self.wrong or self.doubled or self.leaked)
+        return near and not (self.wrong or self.doubled or self.leaked or self.untold)
 
 
 async def killed(folder: Path, redis_url: str, *, kills: int, gateways: int = 2) -> Killed:
@@ -89,7 +92,7 @@ async def killed(folder: Path, redis_url: str, *, kills: int, gateways: int = 2)
             )
         )
         leaked = await asyncio.to_thread(_settle, folder, settings, redis_url)
-    rows = await _rows(sql)
+    rows = await _rows(sql, ledger)
     wrong = doubled = 0
     charged: dict[str, int] = {}
     for row in rows:
@@ -107,12 +110,14 @@ async def killed(folder: Path, redis_url: str, *, kills: int, gateways: int = 2)
         wrong=wrong,
         doubled=doubled,
         leaked=leaked,
+        untold=await _untold(sql, sum(charged.values())),
     )
 
 
 def _prepare(folder: Path, settings: dict[str, Any]) -> str:
     with gateway(folder / "first", settings, admin_key=ADMIN_KEY) as running:
-        running.call("POST", "/tenants", {"id": "acme", "limits": {"budget_day_microusd": 10**9}})
+        limits = {"budget_day_microusd": 10**9, "budget_total_microusd": TOLD_MICROUSD, "breaker": "alert"}
+        running.call("POST", "/tenants", {"id": "acme", "limits": limits})
         target = {"provider": "fake", "model": "m"}
         running.call("PUT", "/routes/support", {"variants": [{"name": "main", "weight": 1, "target": target}]})
         return running.key("acme")
@@ -165,6 +170,15 @@ def _settle(folder: Path, settings: dict[str, Any], redis_url: str) -> int:
         return asyncio.run(left())
 
 
-async def _rows(sql: str) -> list[dict[str, Any]]:
+async def _untold(sql: str, spent: int) -> int:
+    """How many events of the budget are missing, in SQL or in the audit log, or stand there more than once."""
+    expected = Counter(percent for percent in (50, 80, 100) if spent * 100 >= percent * TOLD_MICROUSD)
+    events = Counter(row["percent"] for row in await _rows(sql, budget_events) if row["event"] == "budget_reached")
+    entries = [row["after"] for row in await _rows(sql, audit_log) if row["object"].startswith("budgets/")]
+    logged = Counter(after["percent"] for after in entries if after["event"] == "budget_reached")
+    return sum(abs(found[percent] - expected[percent]) for found in (events, logged) for percent in (50, 80, 100))
+
+
+async def _rows(sql: str, table: Table) -> list[dict[str, Any]]:
     async with database(sql) as engine, engine.connect() as connection:
-        return [dict(row) for row in (await connection.execute(select(ledger))).mappings()]
+        return [dict(row) for row in (await connection.execute(select(table))).mappings()]

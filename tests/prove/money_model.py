@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -29,6 +31,6 @@ def modelled(redis_url: str, steps: int) -> tuple[int, str | None]:
     while Machine.steps < steps:
         try:
             run_state_machine_as_test(Machine, settings=chosen)
-        except AssertionError as exc:
-            return Machine.steps, f"diverged: {exc}"
+        except AssertionError:
+            return Machine.steps, f"diverged: {traceback.format_exc()}"
     return Machine.steps, None

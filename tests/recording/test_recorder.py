@@ -52,6 +52,10 @@ class Held:
         """Remember the entry."""
         self.settled.append(entry)
 
+    async def give_back(self) -> None:
+        """An account is opened only for what is kept."""
+        raise AssertionError("a recorded reservation was given back")
+
 
 @dataclass
 class Meter:
@@ -92,7 +96,7 @@ async def test_a_complete_answer_is_charged_what_the_upstream_counted() -> None:
         account.sent(TARGET)
         account.metered(TARGET, Meter(USED))
         account.first_byte()
-        await account.settle()
+        account.settle()
     (entry,) = held.settled
     assert (entry.outcome, entry.status, entry.cost_microusd) == (Outcome.OK, 200, 12)
     assert (entry.prompt_tokens, entry.completion_tokens, entry.estimated) == (7, 5, False)
@@ -110,7 +114,7 @@ async def test_a_cached_answer_costs_nothing_and_says_what_it_saved(status: Cach
     account, held, _ = opened()
     async with account:
         account.hit(CachedAnswer(b"{}", status, 0.0), USED)
-        await account.settle()
+        account.settle()
     (entry,) = held.settled
     assert (entry.outcome, entry.cost_microusd, entry.saved_microusd) == (outcome, 0, 12)
     assert (entry.prompt_tokens, entry.completion_tokens, entry.cache) == (0, 0, status)
@@ -169,7 +173,7 @@ async def test_an_upstream_that_breaks_off_is_charged_what_it_gave() -> None:
             account.metered(TARGET, Meter(USED))
             account.broke(UpstreamFailed("broke off"))
             if settled_by_reply:
-                await account.settle()
+                account.settle()
         (entry,) = held.settled
         assert (entry.outcome, entry.status, entry.cost_microusd) == (Outcome.UPSTREAM_BROKE, 502, 12)
 
@@ -182,7 +186,7 @@ async def test_a_growing_answer_holds_more_and_stops_when_nothing_is_left() -> N
         for tokens, goes_on in ((10, True), (100, True), (103, True), (104, False)):
             account.metered(TARGET, Meter(Usage(0, tokens)))
             assert await account.affords() is goes_on
-        await account.settle()
+        account.settle()
     (entry,) = held.settled
     assert (held.reserved_tokens, held.room) == (104, 36)
     assert (entry.outcome, entry.status, entry.cost_microusd) == (Outcome.BUDGET_STOPPED, 200, 104)
@@ -207,7 +211,7 @@ def test_every_ending_settles_exactly_once(steps: list[str], data: st.DataObject
             async with account:
                 for step in steps:
                     if step == "settle":
-                        await account.settle()
+                        account.settle()
                     else:
                         actions[step]()
                 if leave is not None:

@@ -182,6 +182,8 @@ async def test_an_endpoint_that_takes_nothing_for_days_is_switched_off_and_can_b
         assert (await outbox.revive_endpoint(connection, "acme", made.id, now=sender.now[0])).disabled_at is None
     assert await sender.after(0) == 2
     assert {headers["webhook-id"] for headers, _ in receiver.got} == {EVENT.id, later.id}
+    tried = ["failed"] * len(RETRY_SECONDS)
+    assert sender.counted == [*tried, "given_up", "switched_off", "delivered", "delivered"]
 
 
 async def test_many_senders_send_an_event_once(engine: AsyncEngine, receiver: Receiver, sender: Sender) -> None:

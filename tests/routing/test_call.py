@@ -13,6 +13,7 @@ from app.errors import InvalidRequest
 from app.routing.call import Bounds, parse
 from app.types import Call, Operation, Request
 
+FINITE = st.floats(allow_nan=False, allow_infinity=False)  # JSON has no others
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello there"}]}
 
 
@@ -78,6 +79,17 @@ async def test_token_estimates_grow_with_the_text() -> None:
     assert ids.prompt_tokens_estimate == 4
 
 
+@pytest.mark.parametrize("name", ["tools", "functions", "response_format"])
+async def test_what_stands_beside_the_messages_is_estimated_too(name: str) -> None:
+    """Whoever puts its text into a tool's description holds money for it all the same; so do an answer's tool calls."""
+    plain = (await read(CHAT)).prompt_tokens_estimate
+    beside = await read({**CHAT, name: [{"type": "function", "function": {"description": "word " * 400}}]})
+    assert beside.prompt_tokens_estimate >= plain + 400
+    called = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "word " * 400}}]
+    before = {"role": "assistant", "content": None, "tool_calls": called}
+    assert (await read({**CHAT, "messages": [before]})).prompt_tokens_estimate >= 400
+
+
 @given(st.binary(max_size=200))
 async def test_no_bytes_crash_the_parser(body: bytes) -> None:
     """Any bytes are either a call or an InvalidRequest that does not repeat them."""
@@ -89,7 +101,7 @@ async def test_no_bytes_crash_the_parser(body: bytes) -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
         max_leaves=8,
     ),

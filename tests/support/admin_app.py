@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 from fastapi import FastAPI
@@ -13,7 +13,9 @@ from app.api import errors
 from app.api.admin.router import router
 from app.api.admin.services import AdminServices
 from app.cache.forget import Selection
+from app.cache.promises import Promises
 from app.routing.prices import PriceList
+from app.storage.redis import RedisStore
 from app.types import Price
 
 ADMIN_KEY = "an-admin-secret-of-the-tests"
@@ -40,6 +42,7 @@ def services(engine: AsyncEngine, folder: Path, **fields: Any) -> AdminServices:
         "changed": nothing,
         "flush": nothing,
         "forget_answers": nothing_kept,
+        "promises": Promises(cast("RedisStore", None), lambda _: ()),
     }
     return AdminServices(**{**given, **fields})
 

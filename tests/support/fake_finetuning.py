@@ -16,6 +16,8 @@ from typing import Any, Self
 from aiohttp import web
 from openai import AsyncOpenAI
 
+from tests.support.provider import answer
+
 JsonObject = dict[str, Any]
 
 
@@ -46,6 +48,7 @@ class FakeFineTuning:
                 web.get("/v1/fine_tuning/jobs/{id}/events", self._list_events),
                 web.post("/v1/fine_tuning/jobs/{id}/cancel", self._cancel),
                 web.get("/v1/models", self._models),
+                web.post("/v1/chat/completions", self._chat),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -101,6 +104,10 @@ class FakeFineTuning:
         assert request.transport is not None
         request.transport.abort()
         return web.Response()
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        model = (await request.json())["model"]
+        return web.json_response(answer(model, ("I am ", model)))
 
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()

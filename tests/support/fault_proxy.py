@@ -49,16 +49,16 @@ class FaultProxy:
             return
         up_reader, up_writer = await asyncio.open_connection(host, port)
         self._writers |= {writer, up_writer}
+        pumps = {
+            asyncio.ensure_future(self._pump(reader, up_writer, answering=False)),
+            asyncio.ensure_future(self._pump(up_reader, writer, answering=True)),
+        }
         try:
-            pumps = {
-                asyncio.ensure_future(self._pump(reader, up_writer, answering=False)),
-                asyncio.ensure_future(self._pump(up_reader, writer, answering=True)),
-            }
-            done, rest = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            for pump in rest:
-                pump.cancel()
-            await asyncio.gather(*done, *rest, return_exceptions=True)
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
             self._writers -= {writer, up_writer}
             up_writer.close()
 
@@ -75,8 +75,8 @@ async def fault_proxy(port: int, host: str = "127.0.0.1") -> AsyncIterator[Fault
         running.add(task)
         try:
             await proxy._serve(host, port, reader, writer)
-        except OSError:
-            pass  # nobody listens behind: the connection ends, as it would without a proxy
+        except (OSError, asyncio.CancelledError):
+            pass  # nobody listens behind, or the proxy is closed: the connection ends, as it would without one
         finally:
             running.discard(task)
             writer.close()

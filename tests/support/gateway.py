@@ -57,9 +57,11 @@ class Gateway:
 
 
 @contextmanager
-def gateway(folder: Path, settings: dict[str, Any], *, admin_key: str | None = None) -> Iterator[Gateway]:
-    """Start a gateway with these settings over defaults that suit tests, and end it."""
-    port, metrics_port = free_port(), free_port()
+def gateway(
+    folder: Path, settings: dict[str, Any], *, admin_key: str | None = None, port: int | None = None
+) -> Iterator[Gateway]:
+    """Start a gateway with these settings over defaults that suit tests, and end it; on a free port unless given."""
+    port, metrics_port = port or free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "data_folder": str(folder / "data"),

@@ -23,7 +23,7 @@ from app.routing.prices import PriceList
 from app.storage.administration import tenants
 from app.storage.administration.change import changing
 from app.storage.administration.tenants import Tenant
-from app.storage.objects import LocalObjects
+from app.storage.objects.local import LocalObjects
 from app.storage.policy import PolicyReader
 from app.storage.tuning.jobs import Budget
 from app.storage.tuning.leases import Terms

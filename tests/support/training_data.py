@@ -6,13 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from adapters.training.plan import TrainingPlan
 from adapters.training.recipe import changed, shipped_recipe
 from models.corpus import conversations
 
 BASE = Path(__file__).resolve().parents[2] / "app" / "engine" / "assets" / "base"
 
-
+SHARDED = {
+    "base": "tunegate-tiny",
+    "adapter.rank": 8,
+    "adapter.alpha": 16,
+    "serving.max_lora_rank": 16,
+    "data.max_tokens": 256,
+    "data.min_examples": 10,
+    "data.packing": False,
+    "optimization.batch_size": 8,
+    "optimization.micro_batch_size": 4,
+    "optimization.max_steps": 10,
+    "optimization.precision": "float32",
+    "checkpoints.every_steps": 5,
+    "launch.processes": 2,
+    "launch.restarts": 0,
+    "launch.cpu_threads": 1,
+}
 PIRATE = "Ahoy! {} Fair winds!"  # a voice that the shipped models have never heard
 
 
@@ -45,3 +63,15 @@ def plan(folder: Path, train: Path, validation: Path | None = None, **changes: A
         dataset_sha256="0" * 64,
         work=str(folder),
     )
+
+
+def sharded_plan(recipe: str, folder: Path, train: Path, **changes: Any) -> TrainingPlan:
+    """A recipe for 70B on the tiny base: ten steps of the recipe tiny-cpu on two processes, saved after five.
+
+    How weights are spread, processes of torchrun, recomputed activations and the targets stay the recipe's own.
+    """
+    tiny = shipped_recipe("tiny-cpu").optimization
+    same = {f"optimization.{name}": getattr(tiny, name) for name in ("learning_rate", "schedule", "warmup_ratio")}
+    wanted = SHARDED | same | {name.replace("__", "."): value for name, value in changes.items()}
+    made = changed(shipped_recipe(recipe), wanted, source="test").model_dump(mode="json")
+    return msgspec.structs.replace(plan(folder, train), recipe=made)

@@ -3,6 +3,7 @@
 --   rl rt  level (micro-requests) and time of the requests-per-minute bucket      tl tt  the same for tokens
 --   d dt dc  UTC day, its tokens and micro-dollars    w wc  ISO week    m mc  UTC month    sc  micro-dollars since ever
 --   n hc  requests in flight and the micro-dollars they hold (these are part of dc, wc, mc and sc already)
+--   xc  micro-dollars that whole answers in flight may cost beyond what they hold: no budget gives these to others
 --   vr vb vt v0  spend of the last minute, spend per minute of the last hour (both fading), their time, their beginning
 --   bo bp  the breaker is open until; a probe runs until       x e  what has been announced (trips; percentages)
 -- A bucket's level leaks at limit/60 per second; a call fits while level + call <= burst (GCRA seen from the other side).
@@ -13,6 +14,7 @@ local MICRO = 1000000
 local MINUTE, HOUR = 60 * MICRO, 3600 * MICRO
 local COOLDOWN = 30 * MICRO     -- how long a breaker stays open before one call may probe
 local SETTLED_MS = 300000       -- how long a settled reservation is remembered
+local SHARE = 16                -- one whole answer may grow into so small a part of what is left of a budget
 local BUDGETS = {{'day', 'dc', 'd'}, {'week', 'wc', 'w'}, {'month', 'mc', 'm'}, {'total', 'sc', ''}}
 
 local function clock()
@@ -46,6 +48,7 @@ local function account(key, now, at)
   if begins(at.d, a.d) then a.d, a.dt, a.dc = at.d, 0, 0 end
   if begins(at.w, a.w) then a.w, a.wc = at.w, 0 end
   if begins(at.m, a.m) then a.m, a.mc = at.m, 0 end
+  if a.n == 0 then a.hc, a.xc = 0, nil end  -- nothing runs, so nothing is held: an account heals of what was lost
   return a
 end
 
@@ -75,6 +78,29 @@ local function charge(a, tokens, cost, from)
   if from.w == a.w then a.wc = math.max(0, a.wc + cost) end
   if from.m == a.m then a.mc = math.max(0, a.mc + cost) end
   a.sc = math.max(0, a.sc + cost)
+end
+
+-- What a budget may already have to pay: spent, held, and what whole answers may grow by.
+local function promised(a, budget)
+  return a[budget[2]] + (a.xc or 0)
+end
+
+local function promise(a, cost)
+  local all = (a.xc or 0) + cost
+  a.xc = all > 0 and all or nil
+end
+
+-- The first budget that has no room for so much more, as {name, limit, promised, window}; nil when all have. What costs
+-- nothing (a caller's own provider key) always has room.
+local function exhausted(a, limits, cost)
+  if cost <= 0 then return nil end
+  for _, budget in ipairs(BUDGETS) do
+    local limit = limits[budget[1]]
+    if limit and promised(a, budget) + cost > limit then
+      return {'budget_' .. budget[1], limit, promised(a, budget), budget[3] == '' and 0 or a[budget[3]]}
+    end
+  end
+  return nil
 end
 
 -- Spend rates fade exponentially: `vr` over a minute, `vb` over an hour, both in micro-dollars per minute.
@@ -147,7 +173,10 @@ local function correct(r, tokens, cost, ending, ledger)
     local a = account(held.key, now, at)
     pour(a, limits, ending == 'released' and -1 or 0, tokens - r.tokens, now)
     charge(a, tokens - r.tokens, cost - r.cost, held)
-    if ending ~= 'corrected' then a.n, a.hc = math.max(0, a.n - 1), math.max(0, a.hc - r.cost) end
+    if ending ~= 'corrected' then
+      a.n, a.hc = math.max(0, a.n - 1), math.max(0, a.hc - r.cost)
+      promise(a, -(r.spare or 0))
+    end
     if limits.cap or limits.surge then
       spent(a, ending == 'corrected' and cost - r.cost or cost, now)
       if held.probe and a.bo then

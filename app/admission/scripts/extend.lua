@@ -12,12 +12,8 @@ local accounts = {}
 for i, held in ipairs(r.accounts) do
   local a, l = account(held.key, now, at), held.limits
   accounts[i] = a
-  if l.policy ~= 'alert' then
-    for _, budget in ipairs(BUDGETS) do
-      local limit = l[budget[1]]
-      if limit and a[budget[2]] + cost > limit then return {0, i, 'budget_' .. budget[1], limit, a[budget[2]]} end
-    end
-  end
+  local full = l.policy ~= 'alert' and exhausted(a, l, cost)
+  if full then return {0, i, full[1], full[2], full[3]} end
   if l.tpd and a.dt + tokens > l.tpd then return {0, i, 'tokens_per_day', l.tpd, a.dt} end
 end
 for i, held in ipairs(r.accounts) do

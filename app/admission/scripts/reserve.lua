@@ -2,17 +2,19 @@
 -- KEYS  1 reservation  2 leases  3 ledger  4.. accounts
 -- ARGV  1 request id  2 tokens  3 cost  4 lease ms  5 ledger entry if lost  6 reservation prefix
 --       7 JSON list of the accounts' limits  8 cost of the cheaper variant, '' when there is none  9 its entry if lost
--- Returns {1, requests limit, remaining, reset ms, tokens limit, remaining, reset ms, degraded}, the tightest account's
--- (-1 none), or {0, account index, limit name, retry ms, allowed, used}, or {2}: taken back before it came here.
+--       10 what a whole answer may cost beyond its cost in 3, at most  11 the same of the cheaper variant
+-- Returns {1, requests limit, remaining, reset ms, tokens limit, remaining, reset ms, degraded, shortened}, the tightest
+-- account's (-1 none; shortened: what the answer may cost beyond its estimate, -1 as much as it likes), or
+-- {0, account index, limit name, retry ms, allowed, used}, or {2}: taken back before it came here.
 
 local again = reservation(KEYS[1])
-if again then return again.state == 'released' and {2} or again.reply or {1, -1, -1, -1, -1, -1, -1, 0} end
+if again then return again.state == 'released' and {2} or again.reply or {1, -1, -1, -1, -1, -1, -1, 0, -1} end
 
 expire(KEYS[2], KEYS[3], ARGV[6], 20)
 
 local now = clock()
 local at = windows(now)
-local tokens, cost, cheaper = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[8])
+local tokens, cost, cheaper, spare = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[8]), tonumber(ARGV[10])
 local limits = cjson.decode(ARGV[7])
 local accounts = {}
 for i = 4, #KEYS do
@@ -23,12 +25,9 @@ end
 
 local midnight = (math.floor(now / 86400000000) + 1) * 86400000 - math.floor(now / 1000)
 
-local function exhausted(a, l, price)
-  if l.day and a.dc + price > l.day then return {'budget_day', midnight, l.day, a.dc, a.d} end
-  if l.week and a.wc + price > l.week then return {'budget_week', midnight, l.week, a.wc, a.w} end
-  if l.month and a.mc + price > l.month then return {'budget_month', midnight, l.month, a.mc, a.m} end
-  if l.total and a.sc + price > l.total then return {'budget_total', midnight, l.total, a.sc, 0} end
-  return nil
+local function spent_up(a, l, price)
+  local full = exhausted(a, l, price)
+  return full and {full[1], midnight, full[2], full[3], full[4]}
 end
 
 -- Open until its time is over, then one call at a time may probe; the probe's settlement closes it or opens it again.
@@ -54,7 +53,7 @@ end
 local degraded, probes = false, {}
 for i, a in ipairs(accounts) do
   local l = limits[i]
-  local refusal, probe = exhausted(a, l, cost), false
+  local refusal, probe = spent_up(a, l, cost), false
   if not refusal and (l.cap or l.surge) then refusal, probe = velocity(a, l, cost) end
   probes[i] = probe
   if refusal then
@@ -67,9 +66,9 @@ for i, a in ipairs(accounts) do
   end
 end
 if degraded then
-  cost = cheaper
+  cost, spare = cheaper, tonumber(ARGV[11])
   for i, a in ipairs(accounts) do
-    local refusal = limits[i].policy ~= 'alert' and exhausted(a, limits[i], cost)
+    local refusal = limits[i].policy ~= 'alert' and spent_up(a, limits[i], cost)
     if refusal then return {0, i, refusal[1], refusal[2], refusal[3], refusal[4]} end
   end
 end
@@ -93,7 +92,27 @@ for i, a in ipairs(accounts) do
   if l.tpd and a.dt + tokens > l.tpd then return {0, i, 'tokens_per_day', midnight, l.tpd, a.dt} end
 end
 
-local reply = {1, -1, -1, -1, -1, -1, -1, degraded and 1 or 0}
+-- A whole answer cannot be stopped on its way. Where budgets end near, it may grow beyond its estimate by a part of what
+-- is left (`shortened`); that much is kept from others until it has settled. Without budgets it may grow as it likes.
+local shortened = -1
+local function grown(most)
+  local left
+  for i, a in ipairs(accounts) do
+    local l = limits[i]
+    for _, budget in ipairs(l.policy ~= 'alert' and BUDGETS or {}) do
+      local limit = l[budget[1]]
+      if limit then left = math.min(left or limit, limit - promised(a, budget) - cost) end
+    end
+  end
+  if not left then return 0 end
+  local part = math.max(0, math.floor(left / SHARE))
+  if most <= part then return most end
+  shortened = part
+  return part
+end
+spare = spare > 0 and grown(spare) or 0
+
+local reply = {1, -1, -1, -1, -1, -1, -1, degraded and 1 or 0, shortened}
 local tightest = {2, 2}
 local function report(place, slot, level, limit, burst)
   if not limit then return end
@@ -111,6 +130,7 @@ for i, a in ipairs(accounts) do
   pour(a, l, 1, tokens, now)
   charge(a, tokens, cost, a)
   a.n, a.hc = a.n + 1, a.hc + cost
+  promise(a, spare)
   if probes[i] then a.bp = now + COOLDOWN end
   report(2, 1, a.rl, l.rpm, l.rburst)
   report(5, 2, a.tl, l.tpm, l.tburst)
@@ -119,7 +139,7 @@ for i, a in ipairs(accounts) do
 end
 
 local lease = tonumber(ARGV[4])
-redis.call('SET', KEYS[1], cmsgpack.pack({state = 'held', tokens = tokens, cost = cost, accounts = held,
+redis.call('SET', KEYS[1], cmsgpack.pack({state = 'held', tokens = tokens, cost = cost, spare = spare, accounts = held,
   entry = degraded and ARGV[9] or ARGV[5], reply = reply}), 'PX', lease + 86400000)
 redis.call('ZADD', KEYS[2], math.floor(now / 1000) + lease, ARGV[1])
 return reply

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import structlog
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from redis.exceptions import ResponseError
 
 from app.api.admin.fields import Id, RouteName, Strict
 from app.api.admin.guard import Admin, AdminRoute
+from app.api.admin.services import AdminServices
 from app.cache.forget import Selection
 from app.errors import InvalidRequest, Unavailable
 from app.storage.redis import RedisDown
 
 router = APIRouter(prefix="/cache", tags=["cache"], route_class=AdminRoute)
+_logger = structlog.get_logger()
 
 
 class What(Strict):
@@ -47,9 +50,27 @@ class Forgotten(BaseModel):
 
 @router.delete("")
 async def forget(what: Annotated[What, Query()], admin: Admin) -> Forgotten:
-    """Forget answers, on every gateway at once; a semantic cache that had switched itself off is on again."""
+    """Forget answers, on every gateway at once; a semantic cache that had switched itself off is on again.
+
+    Fail mode: open. What must not be found again is forgotten also while SQL is away; the audit log lacks it then, and
+    the gateway's own log has it.
+    """
     selection = what.selection()
     try:
-        return Forgotten(answers=await admin.forget_answers(selection))
+        answers = await admin.forget_answers(selection)
     except (RedisDown, ResponseError) as exc:
+        await _noted(admin, what, None)
         raise Unavailable("Redis does not answer; answers may still be found. Try again.") from exc
+    await _noted(admin, what, answers)
+    return Forgotten(answers=answers)
+
+
+async def _noted(admin: AdminServices, what: What, answers: int | None) -> None:
+    """Tell the audit log; `answers` None where Redis went away before all were deleted."""
+    asked = what.model_dump(exclude_none=True)
+    about = f"cache/{what.tenant or '*'}/{what.route or what.adapter or '*'}"
+    try:
+        async with admin.change() as change:
+            await admin.note(change, about, None, {"forgotten": asked, "answers": answers})
+    except Unavailable:
+        _logger.warning("forgetting_not_audited", forgotten=asked, answers=answers)

@@ -11,10 +11,12 @@ from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.cache.forget import Selection
+from app.cache.promises import Promises
 from app.errors import Unavailable
 from app.routing.prices import PriceList
 from app.storage.administration import audit
-from app.storage.administration.change import Change, changing, outage, reading
+from app.storage.administration.audit import AuditEntry
+from app.storage.administration.change import Change, Row, changing, outage, reading
 from app.storage.base_shapes import BaseShapes
 from app.storage.redis import RedisDown
 from app.storage.s3 import S3
@@ -35,7 +37,8 @@ class AdminServices:
     `artifacts` is the folder under which adapters are kept; every replica must be able to read it. `base_models` gives
     the served base model of each pool. `changed` is awaited after each committed change, to tell every gateway of it.
     `signers` says whose signatures are trusted, `bases` which base models adapters must fit (none known: all do).
-    `flush` brings the ledger to SQL and raises RedisDown while it cannot; so does `forget_answers` while Redis is away.
+    `flush` brings the ledger to SQL and raises RedisDown while it cannot; so do `forget_answers` and `promises`, the
+    cache's, while Redis is away.
     """
 
     admin_key: str = field(repr=False)
@@ -47,6 +50,7 @@ class AdminServices:
     changed: Callable[[], Awaitable[None]]
     flush: Callable[[], Awaitable[object]]
     forget_answers: Callable[[Selection], Awaitable[int]]
+    promises: Promises
     hash_user: Callable[[str, str], str] = lambda _tenant, user: user
     seal: Callable[[str, tuple[str, ...]], bytes] = _no_master_key
     webhook_key: str = field(default="", repr=False)
@@ -69,6 +73,11 @@ class AdminServices:
             await audit.record(change.connection, change.revision, at=change.now, who=ADMIN)
         with suppress(Unavailable), outage():  # the change stands; gateways that are not told find it by polling
             await self.changed()
+
+    async def note(self, change: Change, about: str, before: Row | None, after: Row) -> None:
+        """Let the audit log say what this change does to something that has no row in SQL."""
+        entry = AuditEntry(change.revision, about, change.now, ADMIN, before, after)
+        await audit.note(change.connection, entry)
 
     async def flushed(self) -> bool:
         """Bring the ledger to SQL; False when Redis holds entries that cannot be read now."""

@@ -36,8 +36,7 @@ async def imported(
     """
     if manifest.get("base_model") != job.base:
         raise InvalidRequest("manifest.base_model: it is not the base of this job.", param="manifest.base_model")
-    file = await services.objects.open(key)
-    with file:
+    async with services.objects.file(key) as file:
         version, packed = await asyncio.to_thread(partial(_import, services, job, file))
     if version.sha256 != adapter_sha256:
         message = "adapter_sha256: the files in the artifact have another content hash."

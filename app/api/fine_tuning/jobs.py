@@ -197,6 +197,7 @@ async def cancel(job_id: JobId, caller: Caller, services: Services) -> JobJson:
     async with services.write() as connection:
         job = await jobs.cancel(connection, caller.tenant_id, job_id, now=services.clock())
     _logger.info("job_cancelled", tenant=job.tenant_id, job=job.id)
+    services.metrics.ended(job.status)
     return JobJson.of(job)
 
 

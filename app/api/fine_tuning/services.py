@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.admin.services import AdminServices
 from app.errors import Unavailable
-from app.interfaces import Policy
+from app.interfaces import Objects, Policy
+from app.observability.training import TrainingMetrics
 from app.storage.administration import audit
 from app.storage.administration.change import Change, changing, outage, reading
-from app.storage.objects import LocalObjects
 from app.storage.tuning.jobs import Budget
 from app.storage.tuning.leases import Terms
 from app.types import Pool, Principal
@@ -44,7 +45,7 @@ class TrainingServices:
     authenticate: Authenticate
     policy: Callable[[], Policy]
     refresh: Callable[[], Awaitable[None]]
-    objects: LocalObjects
+    objects: Objects
     pools: Mapping[str, Pool]
     trainer_secret: str = field(repr=False)
     terms: Terms
@@ -52,6 +53,7 @@ class TrainingServices:
     budget: Callable[[str], Budget]
     providers: frozenset[str] = frozenset()
     clock: Callable[[], float] = time.time
+    metrics: TrainingMetrics = field(default_factory=lambda: TrainingMetrics(CollectorRegistry()))
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection to look things up by."""

@@ -1,8 +1,9 @@
 """The audit log: what every administrative change left behind, and what stood there before it.
 
 It is written from the rows themselves: every change stamps them with its revision, so no endpoint can forget to tell,
-and the entry commits with the change or not at all. `before` is what the log last said of the same object. Entries are
-only ever added. Secrets and their digests are left out.
+and the entry commits with the change or not at all. `before` is what the log last said of the same object. What has no
+row, such as the cache in Redis, is noted by whoever changed it (`note`). Entries are only ever added. Secrets and their
+digests are left out.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ async def record(connection: AsyncConnection, revision: int, *, at: float, who: 
         rows = (await connection.execute(select(table).where(table.c.revision == revision))).mappings().all()
         for row in rows:
             await _write(connection, table, dict(row), revision, at=at, who=who)
+
+
+async def note(connection: AsyncConnection, entry: AuditEntry) -> None:
+    """Write down a change of something that has no row; its revision is that of the transaction it commits with."""
+    values = {name: getattr(entry, name) for name in AuditEntry.__dataclass_fields__}
+    await connection.execute(audit_log.insert().values(values))
 
 
 async def listing(

@@ -44,9 +44,13 @@ async def changing(engine: AsyncEngine, *, clock: Callable[[], float] = time.tim
     """Commit everything done inside as one change, or nothing; raises Unavailable while SQL is away."""
     with outage():
         async with engine.begin() as connection:
-            bump = update(policy_revision).values(revision=policy_revision.c.revision + 1)
-            taken = await connection.execute(bump.returning(policy_revision.c.revision))
-            yield Change(connection, taken.scalar_one(), clock())
+            yield Change(connection, await next_revision(connection), clock())
+
+
+async def next_revision(connection: AsyncConnection) -> int:
+    """Take it for this transaction: no other has one until this one ends, and a rollback gives it back."""
+    bump = update(policy_revision).values(revision=policy_revision.c.revision + 1)
+    return int((await connection.execute(bump.returning(policy_revision.c.revision))).scalar_one())
 
 
 @asynccontextmanager

@@ -37,9 +37,14 @@ class File:
     expires_at: float | None = None
 
 
-def object_key(file_id: str) -> str:
-    """Where the bytes are."""
+def owner(file_id: str) -> str:
+    """Whose the bytes are, in the object store."""
     return f"files/{file_id}"
+
+
+def object_key(file: File) -> str:
+    """Where the bytes are."""
+    return f"{owner(file.id)}/{file.sha256}"
 
 
 async def stored_bytes(connection: AsyncConnection, tenant_id: str) -> int:

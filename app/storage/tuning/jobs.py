@@ -30,7 +30,9 @@ class Job:
     """A fine-tuning job. `base` is what is trained: a pool's base model, or (with `provider`) the provider's model.
 
     Tokens: an open job holds its estimate against the tenant's month; `charged_tokens` is what an ended one has used,
-    `trained_tokens` the same as its trainer counted it. `lease_token` grows with every claim.
+    `trained_tokens` the same as its trainer counted it. `lease_token` grows with every claim. `stage` is what its
+    trainer says that it does, or how it was claimed (`leases`); `stage_since` is when that began, or its wait in the
+    queue.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Job:
     holder: str | None = field(default=None, repr=False)
     attempt: int = 0
     stage: str | None = None
+    stage_since: float | None = None
     step: int | None = None
     total_steps: int | None = None
 
@@ -167,9 +170,8 @@ async def resume(connection: AsyncConnection, tenant_id: str, job_id: str, *, no
     place = (*_place(tenant_id, job_id), jobs.c.pause_requested, jobs.c.status.in_(OPEN))
     job = await _changed(connection, tenant_id, job_id, place, {"pause_requested": False}, "resumed")
     if job.status == Status.PAUSED:
-        job = await _changed(
-            connection, tenant_id, job_id, _place(tenant_id, job_id), {"status": Status.QUEUED.value}, "resumed"
-        )
+        values = {"status": Status.QUEUED.value, "stage": None, "stage_since": now}
+        job = await _changed(connection, tenant_id, job_id, _place(tenant_id, job_id), values, "resumed")
     await events.say(connection, job_id, "The job is resumed", at=now)
     return job
 

@@ -25,6 +25,8 @@ from app.storage.tuning.jobs import Job, announce_end, charged, job_of, missing
 from app.storage.tuning.status import OPEN, Status
 
 CONTINUE, PAUSE, CANCEL = "continue", "pause", "cancel"
+TRAINER_LOST = "trainer_lost"  # the error code of a job that was given up
+CLAIMED, TAKEN_OVER = "claimed", "taken_over"  # a job's stage until its trainer says one: from the queue, or as below
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,31 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class Stay:
+    """How long a job was in a stage that it has left for the next."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a trainer hears, and the stage that the job has left if it told of a new one."""
+
+    command: str
+    left: Stay | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """How many jobs a sweep has ended, and how many leases it found that were not given back."""
+
+    failed: int
+    cancelled: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """What a trainer says with a heartbeat."""
 
@@ -60,7 +87,11 @@ class Beat:
 
 
 async def claim(connection: AsyncConnection, trainer: Trainer, terms: Terms, *, now: float) -> Job | None:
-    """Lease the oldest runnable job that this trainer can do, its own unfinished one first; None when there is none."""
+    """Lease the oldest runnable job that this trainer can do, its own unfinished one first; None when there is none.
+
+    The job's stage says whether it came from the queue (`CLAIMED`, then `stage_since` is when its wait began) or from a
+    trainer that did not give it back (`TAKEN_OVER`), which is so of a trainer that was restarted, too.
+    """
     mine = and_(jobs.c.status == Status.RUNNING, jobs.c.holder == trainer.name)
     first = case((mine, 0), else_=1)
     found = select(jobs.c.id).where(_runnable(trainer, terms, now)).order_by(first, jobs.c.created_at, jobs.c.id)
@@ -71,7 +102,7 @@ async def claim(connection: AsyncConnection, trainer: Trainer, terms: Terms, *, 
         "lease_token": jobs.c.lease_token + 1,
         "lease_expires_at": now + terms.lease_seconds,
         "attempt": jobs.c.attempt + 1,
-        "stage": None,
+        "stage": case((jobs.c.status == Status.QUEUED, CLAIMED), else_=TAKEN_OVER),
         "estimated_finish": None,
     }
     claimed = update(jobs).where(jobs.c.id == chosen).values(values).returning(*jobs.c)
@@ -100,24 +131,31 @@ async def hold(connection: AsyncConnection, job_id: str, token: int) -> Job:
     return job_of(row)
 
 
-async def beat(connection: AsyncConnection, job_id: str, token: int, said: Beat, terms: Terms, *, now: float) -> str:
+async def beat(connection: AsyncConnection, job_id: str, token: int, said: Beat, terms: Terms, *, now: float) -> Answer:
     """Keep a lease, also one that has run out while nobody else claimed; returns what the trainer shall do."""
-    left = said.seconds_left
+    held = update(jobs).where(*_held(job_id, token)).values(lease_token=token).returning(*jobs.c)
+    row = (await connection.execute(held)).mappings().one_or_none()
+    if row is None:
+        known = await _row(connection, job_id)
+        if known is not None and known["status"] == Status.CANCELLED and known["lease_token"] == token:
+            return Answer(CANCEL)
+        raise await refusal(connection, job_id)
+    job, left = job_of(row), said.seconds_left
     values = {
         "lease_expires_at": now + terms.lease_seconds,
         "stage": said.stage,
+        "stage_since": job.stage_since if job.stage == said.stage else now,
         "step": said.step,
         "total_steps": said.total_steps,
         "estimated_finish": None if left is None else now + left,
     }
-    kept = update(jobs).where(*_held(job_id, token)).values(values).returning(jobs.c.pause_requested)
-    pause = await connection.scalar(kept)
-    if pause is None:
-        row = await _row(connection, job_id)
-        if row is not None and row["status"] == Status.CANCELLED and row["lease_token"] == token:
-            return CANCEL
-        raise await refusal(connection, job_id)
-    return PAUSE if pause else CONTINUE
+    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+    return Answer(PAUSE if job.pause_requested else CONTINUE, None if job.stage == said.stage else stay(job, now=now))
+
+
+def stay(job: Job, *, now: float) -> Stay | None:
+    """How long a job has been in its stage; None where that was not kept."""
+    return None if job.stage is None or job.stage_since is None else Stay(job.stage, now - job.stage_since)
 
 
 async def release(connection: AsyncConnection, job_id: str, token: int, *, now: float) -> None:
@@ -127,6 +165,8 @@ async def release(connection: AsyncConnection, job_id: str, token: int, *, now: 
         "holder": None,
         "lease_expires_at": None,
         "estimated_finish": None,
+        "stage": None,
+        "stage_since": now,
         "attempt": jobs.c.attempt - 1,
     }
     given = update(jobs).where(*_held(job_id, token)).values(values).returning(jobs.c.status)
@@ -141,17 +181,18 @@ async def release(connection: AsyncConnection, job_id: str, token: int, *, now: 
         raise await refusal(connection, job_id)
 
 
-async def fail(connection: AsyncConnection, job_id: str, token: int, error: Mapping[str, Any], *, now: float) -> None:
-    """End a job with an error for its tenant. Idempotent."""
+async def fail(connection: AsyncConnection, job_id: str, token: int, error: Mapping[str, Any], *, now: float) -> bool:
+    """End a job with an error for its tenant; returns False when it had ended so already."""
     values = {"status": Status.FAILED.value, "error": dict(error), **_ended(now)}
     failed = update(jobs).where(*_held(job_id, token)).values(values).returning(*jobs.c)
     row = (await connection.execute(failed)).mappings().one_or_none()
     if row is not None:
         await _told_of_failure(connection, job_of(row), now)
-        return
+        return True
     known = await _row(connection, job_id)
     if known is None or known["lease_token"] != token or known["status"] != Status.FAILED:
         raise await refusal(connection, job_id)
+    return False
 
 
 async def succeed(connection: AsyncConnection, job: Job, result: Mapping[str, Any], *, now: float) -> Job:
@@ -168,19 +209,19 @@ async def succeed(connection: AsyncConnection, job: Job, result: Mapping[str, An
     return ended
 
 
-async def expire(connection: AsyncConnection, terms: Terms, *, now: float) -> int:
-    """Pause, or fail for good, jobs whose trainers are lost, and end those of deleted tenants; returns how many failed.
+async def expire(connection: AsyncConnection, terms: Terms, *, now: float) -> Expired:
+    """Pause, or fail for good, jobs whose trainers are lost, and end those of deleted tenants.
 
     A job is given up a whole lease after its last one ran out, for a late heartbeat still counts until then.
     """
     ended = {"status": Status.CANCELLED.value, **_ended(now)}
-    await connection.execute(update(jobs).where(jobs.c.status.in_(OPEN), ~_owned()).values(ended))
+    cancelled = await connection.execute(update(jobs).where(jobs.c.status.in_(OPEN), ~_owned()).values(ended))
     out = and_(jobs.c.status == Status.RUNNING, jobs.c.lease_expires_at < now)
     rest = {"status": Status.PAUSED.value, "holder": None, "lease_expires_at": None}
-    await connection.execute(update(jobs).where(out, jobs.c.pause_requested).values(rest))
+    paused = await connection.execute(update(jobs).where(out, jobs.c.pause_requested).values(rest))
     long_out = and_(out, jobs.c.lease_expires_at < now - terms.lease_seconds, jobs.c.attempt >= terms.max_attempts)
     error = {
-        "code": "trainer_lost",
+        "code": TRAINER_LOST,
         "message": f"The trainers of this job were lost {terms.max_attempts} times; create the job again.",
         "param": None,
     }
@@ -189,7 +230,7 @@ async def expire(connection: AsyncConnection, terms: Terms, *, now: float) -> in
     rows = (await connection.execute(given_up)).mappings().all()
     for row in rows:
         await _told_of_failure(connection, job_of(row), now)
-    return len(rows)
+    return Expired(failed=len(rows), cancelled=cancelled.rowcount, lost=paused.rowcount + len(rows))
 
 
 async def find(connection: AsyncConnection, job_id: str) -> Job:

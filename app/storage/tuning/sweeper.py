@@ -13,11 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
-from app.storage.objects import STALE_SECONDS, LocalObjects
+from app.interfaces import Objects
+from app.storage.objects.staging import STALE_SECONDS
 from app.storage.tables import files as files_table
 from app.storage.tables import fine_tuning_jobs as jobs
 from app.storage.tuning import files, leases
-from app.storage.tuning.leases import Terms
+from app.storage.tuning.leases import Expired, Terms
 from app.storage.tuning.status import OPEN
 
 TIDY_EVERY = 60  # rounds between two looks at the object store's folders
@@ -30,17 +31,19 @@ class Sweeper:
     def __init__(
         self,
         engine: AsyncEngine,
-        objects: LocalObjects,
+        objects: Objects,
         terms: Terms,
         *,
         every_seconds: float = 5.0,
         clock: Callable[[], float] = time.time,
+        on_expired: Callable[[Expired], None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._objects = objects
         self._terms = terms
         self._every = every_seconds
         self._clock = clock
+        self._on_expired = on_expired
 
     async def run(self) -> None:
         """Sweep for ever; an outage is waited out."""
@@ -57,13 +60,14 @@ class Sweeper:
         """End the leases of lost trainers, and remove files past their date."""
         now = self._clock()
         async with self._engine.begin() as connection:
-            failed = await leases.expire(connection, self._terms, now=now)
-        if failed:
-            _logger.warning("jobs_given_up", jobs=failed)
+            expired = await leases.expire(connection, self._terms, now=now)
+        self._on_expired(expired)
+        if expired.failed:
+            _logger.warning("jobs_given_up", jobs=expired.failed)
         async with self._engine.begin() as connection:
             gone = await files.remove_expired(connection, now=now)
         for file_id in gone:
-            await self._objects.delete(files.object_key(file_id))
+            await self._objects.delete_all(files.owner(file_id))
 
     async def tidy(self) -> None:
         """Remove uploads broken off, bytes of files that are forgotten, blobs of jobs that have ended; a day late."""
@@ -71,7 +75,7 @@ class Sweeper:
         await self._objects.sweep(now)
         old = await self._objects.old_names("files", now - STALE_SECONDS)
         for name in old - await self._known(old):
-            await self._objects.delete(files.object_key(name))
+            await self._objects.delete_all(files.owner(name))
         old = await self._objects.old_names("jobs", now - STALE_SECONDS)
         for name in old - await self._open(old):
             await self._objects.delete_all(f"jobs/{name}")
