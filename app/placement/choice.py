@@ -1,9 +1,10 @@
 """Which replica takes a call: filter, then score, then pick. Pure.
 
-Filter: replicas on which the call would only queue behind too many other adapters are left out while others are there.
-Score: the weighted sum of small scorers, each in [0, 1]. Pick: the highest, ties by the key's own order. The weights
-were searched for in the simulation of `benchmarks/placement.py`: few loads from disk, short waits for a slot, and no
-replica far above the mean.
+Filter: `ReplicaSet` leaves out those that are not well while others are. Score: the weighted sum of small scorers, each
+in [0, 1]. Pick: the highest, ties by the key's own order. Is the best full, the call waits until it is not, or until
+another is better: whichever had room just then would load the adapter from disk, and soon all hold everything in turn.
+The weights were searched for in the simulation of `benchmarks/placement.py`: few loads from disk, short waits for a
+slot, and no replica far above the mean.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def homeliness(candidate: Candidate) -> float:
     return 1 - max(0, candidate.place - candidate.homes + 1) / candidate.replicas
 
 
-WEIGHTS: Mapping[Scorer, float] = {lightness: 12.0, running: 2.0, vacancy: 6.0, residency: 3.0, homeliness: 0.3}
+WEIGHTS: Mapping[Scorer, float] = {lightness: 14.0, running: 2.0, vacancy: 6.0, residency: 3.0, homeliness: 0.3}
 
 
 def is_full(candidate: Candidate) -> bool:
@@ -82,8 +83,6 @@ def score(candidate: Candidate) -> float:
 
 
 def choose(candidates: Sequence[Candidate]) -> str | None:
-    """The replica for one more call; None when there is none, or all are full."""
-    fitting = [candidate for candidate in candidates if not is_full(candidate)]
-    if not fitting:
-        return None
-    return max(fitting, key=lambda candidate: (score(candidate), -candidate.place)).url
+    """The replica for one more call; None when there is none, or the best is full."""
+    best = max(candidates, key=lambda candidate: (score(candidate), -candidate.place), default=None)
+    return None if best is None or is_full(best) else best.url

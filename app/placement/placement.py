@@ -30,6 +30,7 @@ from app.types import Endpoint, Pool, PoolStatus, Provider, ReplicaStatus, Targe
 
 RECONCILE_SECONDS = 2.0
 REPLICAS_TO_TRY = 2
+HOLD_PART = 0.5  # of the time that a call has left, the most that it is held back; the rest is for its adapter's load
 RETRY_AFTER_SECONDS = 2
 _log = structlog.get_logger()
 
@@ -159,6 +160,7 @@ class ReplicaPlacement:
             raise
         finally:
             replica.ended(_model(target))
+            replica.pace.ran(self._clock() - started)
             replicas.leave(replica, _model(target))
             if target.adapter is not None:
                 replica.use(target.adapter.id, self._clock())
@@ -168,13 +170,14 @@ class ReplicaPlacement:
         if target.adapter is not None:
             replicas.called(target.adapter.id)
         try:
-            async with asyncio.timeout(_patience(replicas, target)):
-                return await self._first_that_can(replicas, target, affinity)
+            until = asyncio.get_running_loop().time() + _patience(replicas, target)
+            async with asyncio.timeout_at(until):
+                return await self._first_that_can(replicas, target, affinity, until)
         except TimeoutError:
             message = "The model is still being loaded, or waits for others to finish."
             raise Unavailable(message, retry_after_seconds=RETRY_AFTER_SECONDS) from None
 
-    async def _first_that_can(self, replicas: ReplicaSet, target: Target, affinity: str) -> Replica:
+    async def _first_that_can(self, replicas: ReplicaSet, target: Target, affinity: str, until: float) -> Replica:
         avoid: list[str] = []
         adapter = None if target.adapter is None else target.adapter.id
         message = f"No server of the pool '{target.upstream}' answers."
@@ -184,7 +187,7 @@ class ReplicaPlacement:
                 await replicas.wait_for_room()
                 continue
             try:
-                await self._enter(replicas, replica, target)
+                await self._enter(replicas, replica, target, until)
             except InvalidAdapter:
                 message = f"The pool '{target.upstream}' cannot load the adapter version '{adapter}'."
             except ReplicaError:
@@ -194,13 +197,18 @@ class ReplicaPlacement:
             avoid.append(replica.url)
         raise Unavailable(message, retry_after_seconds=RETRY_AFTER_SECONDS)
 
-    async def _enter(self, replicas: ReplicaSet, replica: Replica, target: Target) -> None:
-        """Count the call in, then have its adapter loaded; the order keeps the adapter from being unloaded between."""
+    async def _enter(self, replicas: ReplicaSet, replica: Replica, target: Target, until: float) -> None:
+        """Count the call in, let it have a slot, then have its adapter loaded.
+
+        The order keeps the adapter from being unloaded between, and from pushing out another before it may run.
+        """
         model = _model(target)
         with ExitStack() as undo:
             replica.enter(model)
             undo.callback(replicas.leave, replica, model)
             if target.adapter is not None:
+                left = until - asyncio.get_running_loop().time()
+                await replicas.wait_for_slot(replica, model, at_most=left * HOLD_PART)
                 await self._loader.ensure(replica, target.adapter)
             undo.pop_all()
 

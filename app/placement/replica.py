@@ -8,10 +8,12 @@ counts like our own calls until they have been silent for a while.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from app.placement.gate import Pace, may_go
 from app.placement.residency import Residency
 from app.types import Pool
 
@@ -48,7 +50,10 @@ class Replica:
     failed_probes: int = PROBES_TO_FAIL - 1  # until a probe succeeds, one failure is enough
     suspect_until: float = 0.0
     in_flight: Counter[str] = field(default_factory=Counter)  # waiting for their adapter's load included
+    held: Counter[str] = field(default_factory=Counter)  # of those in flight, held back until a slot suits them
     running: Counter[str] = field(default_factory=Counter)  # sent, and not ended
+    pace: Pace = field(default_factory=Pace)
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)  # set when a call that is held back may go now
     used_at: dict[str, float] = field(default_factory=dict)
     registered: OrderedDict[str, Registered] = field(default_factory=OrderedDict)
     load: int = 0
@@ -84,6 +89,7 @@ class Replica:
         self.elsewhere = {name: one for name, one in self.elsewhere.items() if now - one.at <= HEARD_SECONDS}
         self.load_elsewhere = sum(sum(one.in_flight.values()) for one in self.elsewhere.values())
         self.busy_elsewhere = frozenset(name for one in self.elsewhere.values() for name in one.in_flight)
+        self.stirred.set()
 
     def enter(self, model: str) -> None:
         """A call to this model begins here; what it runs is not unloaded while it lasts."""
@@ -97,6 +103,26 @@ class Replica:
         self.in_flight[model] -= 1
         if not self.in_flight[model]:
             del self.in_flight[model]
+        self.stirred.set()
+
+    def hold(self, model: str) -> None:
+        """A call that has entered waits for a slot: it takes none yet."""
+        self.held[model] += 1
+
+    def let_go(self, model: str) -> None:
+        """It goes, or gives up."""
+        self.held[model] -= 1
+        if not self.held[model]:
+            del self.held[model]
+        self.stirred.set()
+
+    def may_go(self, model: str, *, held: bool) -> bool:
+        """Whether a call in hold may go now; `held` once it has found no slot. The base model needs none."""
+        taken = {name for name, calls in self.in_flight.items() if calls > self.held[name]} | self.busy_elsewhere
+        taken.discard(self.pool.base_model)
+        slots = self.pool.max_loras
+        runs = model == self.pool.base_model or model in taken
+        return may_go(runs=runs, free=slots - len(taken), slots=slots, held=held)
 
     def register(self, name: str, path: str, now: float) -> None:
         """The server has just loaded this adapter."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from app.placement.choice import Candidate, choose
 from app.placement.popularity import Popularity
@@ -27,7 +28,7 @@ class ReplicaSet:
         self._left = asyncio.Event()
 
     def choose(self, adapter: str | None, affinity: str, *, avoid: Iterable[str] = ()) -> Replica | None:
-        """The server for one more call, or None: there is none but those to avoid, or all are full.
+        """The server for one more call, or None: there is none but those to avoid, or the best is full.
 
         Servers that are not well, suspects and open breakers are taken only when there is nobody else: a probe that was
         late on an overloaded machine must not turn a slow pool into one that refuses everybody.
@@ -56,6 +57,23 @@ class ReplicaSet:
         """Return when a call has ended somewhere."""
         self._left.clear()
         await self._left.wait()
+
+    async def wait_for_slot(self, replica: Replica, model: str, *, at_most: float) -> None:
+        """Return when a call that has entered there may go; past its hold, and past `at_most` seconds, it may anyway.
+
+        Calls that were held first go first; a call that is cancelled leaves no trace.
+        """
+        replica.hold(model)
+        try:
+            if replica.may_go(model, held=False):
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(at_most, replica.pace.hold_seconds)):
+                    while not replica.may_go(model, held=True):
+                        replica.stirred.clear()
+                        await replica.stirred.wait()
+        finally:
+            replica.let_go(model)
 
     def heard(self) -> None:
         """Other gateways have told of their calls: there may be room now."""

@@ -63,15 +63,21 @@ def test_the_choice_does_not_depend_on_the_order_of_the_candidates(found: list[C
 
 
 @given(_candidates())
-def test_the_best_score_that_is_not_full_is_chosen(found: list[Candidate]) -> None:
-    """Filter, then score, then pick; nobody when all are full."""
+def test_the_best_score_is_chosen_or_waited_for(found: list[Candidate]) -> None:
+    """Score, then pick; nobody when the best is full, for another would have to load what the best holds."""
     chosen = choose(found)
-    fitting = [candidate for candidate in found if not is_full(candidate)]
-    if not fitting:
-        assert chosen is None
+    best = max(map(score, found))
+    if chosen is None:
+        assert any(is_full(candidate) for candidate in found if score(candidate) == best)
     else:
-        best = next(candidate for candidate in fitting if candidate.url == chosen)
-        assert score(best) == max(map(score, fitting))
+        (taken,) = (candidate for candidate in found if candidate.url == chosen)
+        assert score(taken) == best
+        assert not is_full(taken)
+
+
+def test_nobody_is_chosen_of_nobody() -> None:
+    """Without a candidate there is no choice."""
+    assert choose([]) is None
 
 
 @given(_candidates())

@@ -14,6 +14,7 @@ from app.placement.loader import (
     QUIET_SECONDS,
     REMEMBER_FAILED_SECONDS,
     REMEMBER_INVALID_SECONDS,
+    TOLD_SECONDS,
     AdapterLoader,
 )
 from app.placement.replica import IDLE_SECONDS, Replica, new_replica
@@ -127,6 +128,22 @@ async def test_a_name_is_not_registered_again_while_its_old_calls_run(bench: Ben
     assert adapter(2).id not in bench.server.names
 
 
+async def test_a_name_that_was_just_taken_off_waits_for_what_others_tell(bench: Bench) -> None:
+    """A call that another gateway had begun before the unload is told of within a moment; until then nothing loads."""
+    await bench.loader.ensure(bench.replica, adapter(1))
+    await bench.loader.unload(bench.replica, adapter(1).id)
+    loading = asyncio.create_task(bench.loader.ensure(bench.replica, adapter(1)))
+    await asyncio.sleep(0.05)
+    assert adapter(1).id not in bench.server.names
+    bench.replica.heard("another", {adapter(1).id: 1}, bench.clock())
+    bench.clock.now += TOLD_SECONDS
+    await asyncio.sleep(0.05)
+    assert adapter(1).id not in bench.server.names, "the other gateway's call runs"
+    bench.replica.heard("another", {}, bench.clock())
+    await loading
+    assert adapter(1).id in bench.server.names
+
+
 async def test_a_call_during_the_unload_gets_its_adapter_back(bench: Bench) -> None:
     """Asked for while its name is being taken off, an adapter is loaded again, not believed to be there."""
     for number in range(4):
@@ -138,6 +155,7 @@ async def test_a_call_during_the_unload_gets_its_adapter_back(bench: Bench) -> N
     again = asyncio.create_task(bench.loader.ensure(bench.replica, adapter(0)))
     await asyncio.sleep(0.02)
     assert not again.done()
+    bench.clock.now += TOLD_SECONDS
     bench.server.hold_loads.set()
     await asyncio.gather(fifth, again)
     assert adapter(0).id in bench.server.names

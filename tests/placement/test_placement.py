@@ -256,3 +256,27 @@ async def test_an_operator_sees_what_is_where_and_what_was_refused() -> None:
         assert (told.name, told.base_model, one.healthy, one.in_flight) == ("pool", "base", True, 0)
         assert one.registered == one.gpu == one.host == [adapter(1).id]
         assert one.refused == {adapter(2).id: "LoRA rank 64 is greater than max_lora_rank 16."}
+
+
+async def test_a_call_without_a_slot_is_held_before_anything_is_loaded_for_it() -> None:
+    """It pushes nothing out while it waits; then it takes at most half of its time from the load."""
+    async with fleet(1, max_loras=1, load_timeout_seconds=20.0) as servers:
+        (server,) = servers.servers
+        (replica,) = servers.placement._sets["pool"].replicas.values()
+        server.hold_calls = asyncio.Event()
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(servers.ask(on_pool(adapter(1))))
+            while not server.calls_now:
+                await asyncio.sleep(0.01)
+            replica.pace.ran(60.0)
+            group.create_task(servers.ask(on_pool(adapter(2))))
+            while not replica.held:
+                await asyncio.sleep(0.01)
+            assert not server.loads[adapter(2).id]
+            group.create_task(servers.ask(replace(on_pool(adapter(3)), cold_wait_ms=4000)))
+            while not server.calls[adapter(3).id]:
+                await asyncio.sleep(0.01)
+            assert replica.held == {adapter(2).id: 1}
+            server.hold_calls.set()
+        assert server.calls == {adapter(number).id: 1 for number in (1, 2, 3)}
+        assert not replica.held
