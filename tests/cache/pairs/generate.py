@@ -1,9 +1,11 @@
 """The labelled pairs of questions: which may share an answer, and which only look so. Seeded; writes the two halves.
 
-`tuning.txt` and `test.txt` hold families of questions, one family to an intent: `=` lines ask the same, `-` negates it,
-`~` asks for the opposite, `?` asks something else, `@xx` asks it in another language. Words in braces are filled from
-`*.pools.json`; a pair with another value in one of them is a near miss. The halves have no family, wording or name in
-common, so that nothing the guard was tuned on is in what it is measured on. A pair is {kind, same, family, a, b}.
+`tuning.txt` and `test.txt` hold families of questions, one family to an intent: `=` lines ask the same, `+` lines too
+in quite other words (older families do not mark them), `-` negates it, `~` asks for the opposite, `<` swaps who does it
+to whom, `&` is about somebody else's, `?` asks something else, `@xx` asks it in another language. Words in braces are
+filled from `*.pools.json`; a pair with another value in one of them is a near miss. The halves have no family and no
+wording in common, so that nothing the guard was tuned on is in what it is measured on. A pair is {kind, same, family,
+a, b}.
 
     python -m tests.cache.pairs.generate        writes tuning.jsonl and test.jsonl
 """
@@ -24,15 +26,26 @@ HALVES = ("tuning", "test")
 FILLS = 3  # times that a family with slots is filled
 SAME_PAIRS = 6  # pairs of paraphrases taken of one filling
 SEED = 20261124
+SAME = ("paraphrase", "rewording")
 
 _SLOT = re.compile(r"\{(\w+)\}")
-_KINDS = {"-": "negation", "~": "polarity", "?": "intent", "@": "language"}
+_KINDS = {"-": "negation", "~": "polarity", "<": "role", "&": "possession", "?": "intent"}
 _UNITS = {"duration", "size", "weight", "dose", "temperature", "time", "amount"}
 _SLOT_KINDS = {
     **dict.fromkeys(
         (
             "account",
             "order",
+            "policy",
+            "patent",
+            "port",
+            "pressure",
+            "area",
+            "altitude",
+            "seats",
+            "rooms",
+            "level",
+            "hours",
             "ticket",
             "claim",
             "repair",
@@ -48,11 +61,76 @@ _SLOT_KINDS = {
     ),
     "version": "number",
     **dict.fromkeys(_UNITS, "number"),
-    **dict.fromkeys(("date", "weekday", "month"), "date"),
-    **dict.fromkeys(("command", "snippet", "message", "file"), "code"),
+    **dict.fromkeys(("date", "weekday", "month", "monthday", "year"), "date"),
+    **dict.fromkeys(
+        (
+            "command",
+            "snippet",
+            "message",
+            "file",
+            "regex",
+            "sql",
+            "logged",
+            "cron",
+            "css",
+            "crash",
+            "column",
+            "shell",
+            "value",
+            "alert",
+            "sed",
+            "tag",
+            "notice",
+            "logfile",
+            "awk",
+            "fault",
+            "flag",
+            "jq",
+            "vim",
+            "fn_a",
+            "fn_b",
+            "key",
+            "banner",
+            "cmd_a",
+            "cmd_b",
+            "prompt",
+            "func",
+        ),
+        "code",
+    ),
     "option": "code",
     **dict.fromkeys(
-        ("unit_a", "unit_b", "length_a", "length_b", "mass_a", "mass_b", "spoon_a", "spoon_b", "vat_a", "vat_b"), "unit"
+        (
+            "unit_a",
+            "unit_b",
+            "length_a",
+            "length_b",
+            "mass_a",
+            "mass_b",
+            "bake_a",
+            "bake_b",
+            "spoon_a",
+            "spoon_b",
+            "vat_a",
+            "vat_b",
+            "press_a",
+            "press_b",
+            "speed_a",
+            "speed_b",
+            "vol_a",
+            "vol_b",
+            "grain_a",
+            "grain_b",
+            "land_a",
+            "land_b",
+            "rope_a",
+            "rope_b",
+            "energy_a",
+            "energy_b",
+            "len_a",
+            "fever",
+        ),
+        "unit",
     ),
 }
 
@@ -81,6 +159,7 @@ class Family:
 
     name: str
     same: list[str] = field(default_factory=list)
+    reworded: list[str] = field(default_factory=list)
     other: list[tuple[str, str]] = field(default_factory=list)
 
     def slots(self) -> list[str]:
@@ -97,6 +176,8 @@ def families(half: str) -> list[Family]:
             found.append(Family(text))
         elif mark == "=":
             found[-1].same.append(text)
+        elif mark == "+":
+            found[-1].reworded.append(text)
         elif mark == "@":
             found[-1].other.append(("language", text[2:].strip()))
         elif mark:
@@ -112,7 +193,7 @@ def pairs(half: str) -> list[dict[str, object]]:
         for kind, a, b in _of_family(family, half, rng):
             key = (min(a, b), max(a, b))
             if a != b and key not in made:
-                made[key] = {"kind": kind, "same": kind == "paraphrase", "family": family.name, "a": a, "b": b}
+                made[key] = {"kind": kind, "same": kind in SAME, "family": family.name, "a": a, "b": b}
     return list(made.values())
 
 
@@ -123,6 +204,9 @@ def _of_family(family: Family, half: str, rng: random.Random) -> Iterator[tuple[
         same = list(combinations(family.same, 2))
         for a, b in rng.sample(same, min(SAME_PAIRS if slots else len(same), len(same))):
             yield "paraphrase", a.format(**values), b.format(**values)
+        for text in family.reworded:
+            for asked in family.same:
+                yield "rewording", asked.format(**values), text.format(**values)
         for kind, text in family.other:
             for asked in rng.sample(family.same, 2 if slots else min(4, len(family.same))):
                 yield kind, asked.format(**values), text.format(**values)
@@ -142,8 +226,12 @@ def _others(slot: str, values: dict[str, str], half: str, rng: random.Random) ->
         return
     pool = _pool(slot, half)
     yield _SLOT_KINDS.get(slot, "entity"), {slot: rng.choice([value for value in pool if value != values[slot]])}
-    if slot.endswith("_a") and slot not in ("unit_a", "length_a", "mass_a", "spoon_a", "vat_a"):
-        end = slot.removesuffix("a") + "b"
+    end = slot.removesuffix("_a") + "_b"
+    if (
+        slot.endswith("_a")
+        and end in values
+        and slot not in ("unit_a", "length_a", "mass_a", "bake_a", "spoon_a", "vat_a")
+    ):
         yield "order", {slot: values[end], end: values[slot]}
 
 
@@ -165,7 +253,7 @@ def _values(slots: list[str], half: str, rng: random.Random) -> dict[str, str]:
 
 
 def _numbers(slot: str, half: str) -> list[str]:
-    return ["6", "7", "9", "11"] if slot == "time" else _pool("number", half)
+    return _pool("hour" if slot == "time" else "number", half)
 
 
 def _pool(slot: str, half: str) -> list[str]:
