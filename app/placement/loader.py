@@ -24,6 +24,7 @@ ATTEMPTS = 3
 BACKOFF_SECONDS = 0.1
 QUIET_SECONDS = 2.0
 QUIET_POLL_SECONDS = 0.02
+TOLD_SECONDS = 1.0  # by then every gateway has told of a call that had begun when a name was taken off
 NAMES_PER_PLACE = 8  # a name costs the server nothing; its weights leave host memory by the server's own LRU
 REMEMBER_INVALID_SECONDS = 30.0
 REMEMBER_FAILED_SECONDS = 1.0
@@ -60,6 +61,7 @@ class AdapterLoader:
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._refused: dict[tuple[str, str], tuple[float, ReplicaError]] = {}
+        self._taken_off: dict[tuple[str, str], float] = {}
 
     async def close(self) -> None:
         """Stop the loads that are under way."""
@@ -173,11 +175,13 @@ class AdapterLoader:
         """Wait until no call of an earlier registration of the name is running; raises ReplicaError when one goes on.
 
         vLLM 0.32 gives a name that was unloaded and loaded again a new number, and its engine dies of one batch with
-        both: its requests are equal by name, so one number gets no slot.
+        both: its requests are equal by name, so one number gets no slot. A name that we have just taken off may have
+        been called by another gateway meanwhile, which will tell of it.
         """
-        until = self._clock() + QUIET_SECONDS
-        while not replica.is_quiet(name):
-            if self._clock() > until:
+        now = self._clock()
+        until, told = now + QUIET_SECONDS, self._taken_off.get((replica.url, name), now - TOLD_SECONDS) + TOLD_SECONDS
+        while (now := self._clock()) < told or not replica.is_quiet(name):
+            if now > until:
                 raise ReplicaError("a call of an earlier registration is still running there")
             await asyncio.sleep(QUIET_POLL_SECONDS)
 
@@ -194,6 +198,9 @@ class AdapterLoader:
 
     async def _take_off(self, replica: Replica, name: str) -> None:
         replica.forget(name)
+        now = self._clock()
+        self._taken_off = {key: at for key, at in self._taken_off.items() if now - at < TOLD_SECONDS}
+        self._taken_off[replica.url, name] = now
         await self._control.unload(replica.pool, replica.url, name, really=replica.has_plugin is True)
         if replica.has_plugin:
             replica.residency.drop(name)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from tests.support.engine import running_server
@@ -44,33 +46,44 @@ class Server:
 
 
 @contextmanager
-def fleet(kind: str, base: Path, *, count: int, max_loras: int, max_cpu_loras: int) -> Iterator[list[Server]]:
-    """So many servers of one kind: `engine`, `vllm`, or `plugin` (vLLM with the plugin of this repository)."""
-    made = {"engine": _engine, "vllm": _vllm, "plugin": _vllm_with_plugin}[kind]
-    servers = [made(base, max_loras, max_cpu_loras) for _ in range(count)]
-    with ExitStack() as stack:
+def fleet(kind: str, base: Path, count: int, *, loras: tuple[int, int], store: Path) -> Iterator[list[Server]]:
+    """So many servers of one kind: `engine`, `vllm`, or `plugin` (vLLM with the plugin of this repository).
+
+    `loras` are places in GPU slots and in host memory; with the plugin adapters are resolved from the folder `store`.
+    """
+    kinds: dict[str, Callable[[Path, tuple[int, int]], Server]] = {
+        "engine": _engine,
+        "vllm": _vllm,
+        "plugin": partial(_vllm_with_plugin, store),
+    }
+    made = kinds[kind]
+    servers = [made(base, loras) for _ in range(count)]
+    with ExitStack() as stack, ThreadPoolExecutor(count) as starting:
         for server in servers:
             stack.callback(server.running.close)
-            server.start()
+        list(starting.map(Server.start, servers))
         yield servers
 
 
-def _engine(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
+def _engine(base: Path, loras: tuple[int, int]) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "app.engine", "--port", str(port), "--model", str(base)]
-    command += ["--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras)]
+    command = [sys.executable, "-m", "app.engine", "--port", str(port), "--model", str(base), *_sizes(loras)]
     return Server(command, f"http://127.0.0.1:{port}", ENGINE_SECONDS, {})
 
 
-def _vllm(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
+def _vllm(base: Path, loras: tuple[int, int]) -> Server:
     port = free_port()
     command = [str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--model", str(base), "--served-model-name", "base", "--dtype", "float32"]
-    command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8"]
-    command += ["--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras)]
+    command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8", *_sizes(loras)]
     return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, {**ENVIRONMENT, **_UNBOUND})
 
 
-def _vllm_with_plugin(base: Path, max_loras: int, max_cpu_loras: int) -> Server:
-    server = _vllm(base, max_loras, max_cpu_loras)
-    return replace(server, environment={**server.environment, "VLLM_PLUGINS": "tunegate"})
+def _vllm_with_plugin(store: Path, base: Path, loras: tuple[int, int]) -> Server:
+    server = _vllm(base, loras)
+    more = {"VLLM_PLUGINS": "tunegate", "TUNEGATE_ADAPTERS": str(store)}
+    return replace(server, environment={**server.environment, **more})
+
+
+def _sizes(loras: tuple[int, int]) -> list[str]:
+    return ["--max-loras", str(loras[0]), "--max-cpu-loras", str(loras[1])]

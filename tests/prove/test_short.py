@@ -19,13 +19,15 @@ SHORT = Size(
 
 
 async def test_adapters_under_swaps_and_kills_in_short() -> None:
-    """Two engines, thirty adapters, kill -9 of one engine and of one gateway: nothing wrong, nothing failed."""
+    """Two engines, thirty adapters, kill -9 of one engine and of one gateway: none wrong, late, failed or unnoted."""
     tally = await prove(SHORT)
     assert tally.promises_held(), tally
     assert tally.judged >= SHORT.requests
     assert tally.swaps > 0
     assert tally.gateways_restarted == 1
     assert tally.recovered_seconds is not None
+    assert tally.gateway_seconds is not None
+    assert len(tally.answered) == tally.ok
 
 
 def test_hostile_adapters_in_short() -> None:

@@ -3,91 +3,87 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import sqlite3
 import subprocess
 import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
+from tests.prove.judge import Adapter, Place, Tally
 from tests.prove.markers import Marker
 from tests.support.gateway import PRICE, Gateway, gateway
 from tests.support.processes import free_port, stop
 
-SETTLE_SECONDS = 1.0  # a flip must be visible everywhere within it
 ALIAS = "champion"
+LEDGER_SECONDS = 60.0
 ADMIN_KEY = "prove-adapters-admin-key-0123456789abcdef"
 REGISTRARS = 4
 
 
 @dataclass(slots=True)
-class Meaning:
-    """What an alias meant from the moment a flip was asked for until the moment the next one was confirmed."""
-
-    index: int
-    since: float
-    until: float = float("inf")
-
-
-@dataclass(slots=True)
-class Adapter:
-    """One tenant's adapter: its versions (id and what it says), and what the alias has meant."""
-
-    versions: list[tuple[str, str]] = field(default_factory=list)
-    meanings: list[Meaning] = field(default_factory=lambda: [Meaning(0, 0.0)])
-
-    def may_say(self, asked_at: float, answered_at: float) -> set[str]:
-        """What an answer to a call of that time may be: nothing that was out of date for the settling time."""
-        return {
-            self.versions[meaning.index][1]
-            for meaning in self.meanings
-            if meaning.since <= answered_at and meaning.until + SETTLE_SECONDS >= asked_at
-        }
-
-    def seconds_late(self, said: str, asked_at: float) -> float:
-        """How long before the call the last meaning that says this had ended."""
-        ends = [meaning.until for meaning in self.meanings if self.versions[meaning.index][1] == said]
-        return asked_at - max((end for end in ends if end <= asked_at), default=asked_at)
-
-    def ever(self) -> set[str]:
-        """What any of its versions says."""
-        return {said for _, said in self.versions}
-
-
-@dataclass(slots=True)
 class World:
-    """What callers and troublemakers act on."""
+    """What callers and troublemakers act on; each gateway keeps its address when it is started again."""
 
     gateways: list[Gateway]
-    adapters: dict[tuple[str, str], Adapter]
+    adapters: dict[Place, Adapter]
     keys: dict[str, str]
-    speakers: dict[str, tuple[str, str]]
     running: list[ExitStack]
+    ports: list[int]
     folder: Path
     settings: dict[str, Any]
 
-    async def flip(self, place: tuple[str, str]) -> None:
-        """Let the alias mean the adapter's other version."""
+    async def flip(self, place: Place, number: int) -> None:
+        """Let the alias mean the adapter's other version, told to this gateway; to the other one if it is killed.
+
+        Whether the killed one has changed anything is unknown: the flip is confirmed when the other one says so.
+        """
         adapter, (tenant, name) = self.adapters[place], place
-        old = adapter.meanings[-1]
-        adapter.meanings.append(Meaning(1 - old.index, time.monotonic()))
-        version, _ = adapter.versions[1 - old.index]
         path = f"/tenants/{tenant}/adapters/{name}/aliases/{ALIAS}"
-        await asyncio.to_thread(self.gateways[0].call, "PUT", path, {"version": version})
-        old.until = time.monotonic()
+        asked = {"version": adapter.flipping(time.monotonic())}
+        try:
+            await asyncio.to_thread(self.gateways[number].call, "PUT", path, asked)
+        except httpx2.TransportError:
+            await asyncio.to_thread(self.gateways[1 - number].call, "PUT", path, asked)
+        adapter.flipped(time.monotonic())
 
     async def restart_gateway(self, number: int) -> None:
-        """Kill -9 one gateway, let callers go to the other one as a load balancer would, and start it again."""
-        old = self.gateways[number]
-        old.process.kill()
-        self.gateways[number] = self.gateways[1 - number]
+        """Kill -9 one gateway and start it again; returns when it says that it is ready."""
+        self.gateways[number].process.kill()
         await asyncio.to_thread(self.running[number].close)
         self.running[number] = ExitStack()
         self.gateways[number] = await asyncio.to_thread(self.start, number)
+
+    async def check_ledger(self, tally: Tally) -> None:
+        """Count the answers whose version the ledger does not name, once; entries are waited for a while."""
+        until = time.monotonic() + LEDGER_SECONDS
+        while True:
+            noted = await asyncio.to_thread(self._ledger)
+            tally.not_in_ledger = sum(noted[name] != [version] for name, version in tally.answered.items())
+            if not tally.not_in_ledger or time.monotonic() > until:
+                return
+            await asyncio.sleep(1)
+
+    def _ledger(self) -> defaultdict[str, list[str]]:
+        noted: defaultdict[str, list[str]] = defaultdict(list)
+        with closing(sqlite3.connect(f"file:{self.folder}/data/tunegate.sqlite3?mode=ro", uri=True)) as database:
+            for name, version in database.execute("SELECT request_id, adapter_version FROM ledger"):
+                noted[name].append(version)
+        return noted
+
+    def warnings(self) -> Counter[str]:
+        """What gateways have warned of, by event."""
+        lines = [line for log in self.folder.glob("gateway-*/*.log") for line in log.read_text().splitlines()]
+        return Counter(json.loads(line).get("event", "?") for line in lines if line.startswith("{"))
 
     def close(self) -> None:
         """End every gateway."""
@@ -96,7 +92,8 @@ class World:
 
     def start(self, number: int) -> Gateway:
         """Start a gateway process on the shared stores."""
-        started = gateway(self.folder / f"gateway-{number}", self.settings, admin_key=ADMIN_KEY)
+        folder = self.folder / f"gateway-{number}"
+        started = gateway(folder, self.settings, admin_key=ADMIN_KEY, port=self.ports[number])
         return self.running[number].enter_context(started)
 
 
@@ -109,12 +106,13 @@ async def build(
         settings = {
             "data_folder": str(folder / "data"),
             "redis_url": redis_url,
+            "redis_timeout_ms": 2000,  # a busy machine is not a Redis that is away: that has a promise of its own
             "pools": [pool],
             "prices": {"models": {"pool/*": PRICE}},
             "cache": {"semantic": False},
-            "telemetry": {"log_level": "warning"},
+            "telemetry": {"log_level": "warning", "log_format": "json"},
         }
-        world = World([], {}, {}, {}, [ExitStack(), ExitStack()], folder, settings)
+        world = World([], {}, {}, [ExitStack(), ExitStack()], [free_port(), free_port()], folder, settings)
         stack.callback(world.close)
         world.gateways.append(await asyncio.to_thread(world.start, 0))
         await asyncio.to_thread(_register, world, made[: len(made) - swapped], made[len(made) - swapped :], tenants)
@@ -134,7 +132,6 @@ def _register(world: World, first: Sequence[Marker], second: Sequence[Marker], t
             versions = pool.map(partial(_version, world, alias), jobs)
             for (place, marker), version in zip(jobs, versions, strict=True):
                 world.adapters.setdefault(place, Adapter()).versions.append((version, marker.says))
-                world.speakers[marker.says] = place
 
 
 def _tenant(world: World, tenant: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,3 +103,21 @@ def test_removing_frees_and_pinning_keeps(server: Running) -> None:
     for path in ("remove", "pin"):
         answer = httpx2.post(f"{server.url}/v1/tunegate/{path}", json={"lora_name": "nobody"}, timeout=60)
         assert answer.status_code == 404
+
+
+async def test_what_a_call_runs_under_is_not_removed(server: Running) -> None:
+    """While an answer streams its adapter's removal is 409; once the answer has ended it is removed."""
+    version = server.versions[5]
+    body = {"model": version.id, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 200, "stream": True}
+    name = {"lora_name": version.id}
+    async with httpx2.AsyncClient(base_url=server.url, timeout=60) as client:
+        async with client.stream("POST", "/v1/chat/completions", json={**body, "ignore_eos": True}) as answer:
+            assert answer.status_code == 200
+            lines = answer.aiter_lines()
+            await anext(lines)
+            assert (await client.post("/v1/tunegate/remove", json=name)).status_code == 409
+            rest = [line async for line in lines]
+        assert "data: [DONE]" in rest
+        while (removed := await client.post("/v1/tunegate/remove", json=name)).status_code == 409:
+            await asyncio.sleep(0.05)
+    assert removed.json() == {"removed": version.id, "freed": True}

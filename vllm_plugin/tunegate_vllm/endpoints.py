@@ -31,12 +31,22 @@ async def residency(request: Request) -> JSONResponse:
 
 @router.post("/remove")
 async def remove(request: Request) -> JSONResponse:
-    """Take a name off and free its weights; calls in flight finish, for a running adapter is loaded again by vLLM."""
+    """Take a name off and free its weights; 409 while a call runs under it.
+
+    Race removed: a name that is taken off under a running call and then loaded again has two numbers, and vLLM 0.32's
+    engine dies of a step with both. The server itself knows what runs; gateways hear of one another's calls later.
+    """
     state, name = request.app.state.tunegate, await _asked(request)
-    lora = state["models"].lora_requests.pop(name, None)
-    if lora is None:
+    models, engine = state["models"], state["engine"]
+    if name not in models.lora_requests:
         return _missing(name)
-    freed = await state["engine"].remove_lora(lora.lora_int_id)
+    async with models.lora_resolver_lock[name]:  # no load of this name meanwhile
+        if any(running.lora_name == name for running in engine.output_processor.request_states.values()):
+            return _error(409, f"The lora adapter '{name}' is in use; try again when its calls have ended.", "Conflict")
+        lora = models.lora_requests.pop(name, None)
+        if lora is None:
+            return _missing(name)
+        freed = await engine.remove_lora(lora.lora_int_id)
     return JSONResponse({"removed": name, "freed": bool(freed)})
 
 
@@ -57,8 +67,12 @@ async def _asked(request: Request) -> str:
 
 
 def _missing(name: str) -> JSONResponse:
-    error = {"message": f"The lora adapter '{name[:200]}' cannot be found.", "type": "NotFoundError", "code": 404}
-    return JSONResponse({"error": {**error, "param": "lora_name"}}, status_code=404)
+    return _error(404, f"The lora adapter '{name[:200]}' cannot be found.", "NotFoundError")
+
+
+def _error(status: int, message: str, kind: str) -> JSONResponse:
+    error = {"message": message, "type": kind, "code": status, "param": "lora_name"}
+    return JSONResponse({"error": error}, status_code=status)
 
 
 def _name(number: int, names: dict[int, str]) -> str:
