@@ -229,8 +229,10 @@ def _show_manifest(manifest: DatasetManifest, home: Path, *, as_json: bool) -> N
 
 
 def _table(title: str, counts: dict[str, int]) -> None:
-    """Print counts, one a line, for people and for `grep`."""
-    width = max((len(name) for name in counts), default=0)
+    """Print counts, one a line, for people and for `grep`; nothing when there are none."""
+    if not counts:
+        return
+    width = max(len(name) for name in counts)
     typer.echo(f"{title}:")
     for name, count in counts.items():
         typer.echo(f"  {name:<{width}}  {count}")

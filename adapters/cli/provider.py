@@ -108,7 +108,6 @@ def move(  # noqa: PLR0913, PLR0917  # every option is an argument
     gateway: Annotated[str, typer.Option(help="Address of the gateway, without a path.")],
     tenant: Annotated[str, typer.Option(help="Whose model it is.")],
     base: Annotated[str, typer.Option(help="Base model at the gateway.")],
-    pool: Annotated[str, typer.Option(help="Pool that serves this base.")],
     adapter: Annotated[str, typer.Option(help="Name of the adapter.")],
     route: Annotated[str, typer.Option(help="Route that names the old model.")],
     shared: Annotated[bool, typer.Option(help="The route is shared by all tenants.")] = False,
@@ -124,7 +123,7 @@ def move(  # noqa: PLR0913, PLR0917  # every option is an argument
     record = next((one for one in records(jobs) if one.model == model), None)
     if record is None:
         raise ProviderRefused(f"{model}: no job in {jobs} made it; give the journal's folder with --jobs")
-    wanted = Move(gateway.rstrip("/"), tenant, base, pool, adapter, route, tenant_route=not shared)
+    wanted = Move(gateway.rstrip("/"), tenant, base, adapter, route, tenant_route=not shared)
     typer.echo(asyncio.run(_move(record, wanted, jobs, key_env, admin_env)))
 
 
@@ -150,11 +149,11 @@ async def _move(record: Record, wanted: Move, jobs: Path, key_env: str, admin_en
     journal = Journal(jobs, request_for(record, wanted))
     async with _provider(f"{wanted.gateway}/v1", key_env) as provider:
         with journal.held():
-            version = await train(provider, journal, record, asyncio.sleep)
+            made = await train(provider, journal, record, asyncio.sleep)
     headers = {"authorization": f"Bearer {_key(admin_env)}"}
     async with httpx2.AsyncClient(base_url=wanted.gateway, headers=headers, timeout=30) as admin:
-        replaced = await switch(admin, wanted, version, record.model)
-    return f"{version} serves route {wanted.route} ({replaced} targets turned)"
+        moved = await switch(admin, wanted, made, record.model)
+    return f"{moved.version} serves route {wanted.route} ({moved.replaced} targets turned)"
 
 
 @asynccontextmanager

@@ -82,7 +82,7 @@ def _content(source: SourceSettings) -> str:
     try:
         return sha256_of(source.path) if source.path is not None else ""
     except OSError as exc:
-        raise SourceError(f"{source.path}: cannot be read ({exc.strerror}); check the source's `path`") from exc
+        raise SourceError(f"{source.path}: cannot be read ({exc.strerror}); check its path") from exc
 
 
 def _seal(stage: Stage, index: int, number: int, batch: list[tuple[int | str, Example | Drop]]) -> PartSeal:
@@ -107,7 +107,12 @@ def describe(name: str, read: int, broken: list[Drop]) -> str:
     for drop in broken:
         counts[drop.reason] = counts.get(drop.reason, 0) + 1
     listed = ", ".join(f"{rule.removeprefix('broken:')} {count}" for rule, count in sorted(counts.items()))
-    first = "\n".join(f"  {drop}" for drop in broken[:SHOWN_PROBLEMS])
+    first = "\n".join(f"  {_told(drop)}" for drop in broken[:SHOWN_PROBLEMS])
     return (
         f"{name}: {len(broken)} of {read} rows are broken ({listed}); correct them and start again. The first:\n{first}"
     )
+
+
+def _told(drop: Drop) -> Drop:
+    """A drop whose reason is the rule alone, as `check` has it."""
+    return msgspec.structs.replace(drop, reason=drop.reason.removeprefix("broken:"))

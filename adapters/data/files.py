@@ -66,7 +66,7 @@ def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as exc:
-        raise SourceError(f"{path}: cannot be read ({exc.strerror}); check the source's `path`") from exc
+        raise SourceError(f"{path}: cannot be read ({exc.strerror}); check its path") from exc
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

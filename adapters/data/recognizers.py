@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -182,11 +184,28 @@ def _public(text: str) -> bool:
 
 def _analyzer(rules: Redaction) -> AnalyzerEngine:
     try:
-        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+        with nullcontext() if rules.name_model else _not_installed("torch", "transformers"):
+            from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
     except ImportError as exc:
         raise MissingLibraryError.of("presidio-analyzer", "data") from exc
     registry = RecognizerRegistry(recognizers=_recognizers(rules), supported_languages=["en"])
     return AnalyzerEngine(registry=registry, nlp_engine=_pipeline(rules.name_model), supported_languages=["en"])
+
+
+@contextmanager
+def _not_installed(*names: str) -> Iterator[None]:
+    """What is imported in this block finds these libraries not there, unless they are loaded already.
+
+    Presidio loads every model library it can find: three seconds and 300 MB in each worker, for pipelines that nobody
+    has asked for. Import presidio this way once, and its process has no pipeline that needs them.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is Python's own mark of an absent module
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _recognizers(rules: Redaction) -> list[EntityRecognizer]:

@@ -70,9 +70,10 @@ class FileVerdict:
             return
         counts = ", ".join(f"{rule} {count}" for rule, count in sorted(self.rules.items()))
         listed = "\n".join(f"  {problem}" for problem in self.first)
+        problems = "1 problem" if self.broken == 1 else f"{self.broken} problems"
         raise BadFileError(
-            f"{self.path.name}: {self.broken} problems in {self.rows} rows ({counts}); correct them and upload the "
-            f"file again. The first:\n{listed}"
+            f"{self.path.name}: {problems} in {self.rows} rows ({counts}); correct them and upload the file again. "
+            f"The first:\n{listed}"
         )
 
 

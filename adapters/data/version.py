@@ -49,9 +49,10 @@ def refuse_too_few(settings: DataSettings, stages: Sequence[Stage]) -> None:
         return
     drops = sum((Counter(stage.require().drops) for stage in stages), Counter[str]())
     why = ", ".join(f"{reason} {count}" for reason, count in drops.most_common(_REASONS_SHOWN))
+    nothing = "nothing was left out" if left else "the sources are empty"
     raise TooFewExamplesError(
         f"{settings.name}: {left} usable rows; at least {settings.quality.minimum} are needed "
-        f"({why or 'the sources are empty'}). Give more data, or loosen the filters that cost most"
+        f"({why or nothing}). Give more data, or loosen the filters that cost most"
     )
 
 

@@ -49,7 +49,7 @@ def training_arguments(recipe: Recipe, plan: TrainingPlan, *, cuda: bool, valida
         weight_decay=optimization.weight_decay,
         max_grad_norm=optimization.max_grad_norm,
         optim=optimization.optimizer,
-        activation_checkpointing=optimization.gradient_checkpointing and launch.strategy != "fsdp2",
+        activation_checkpointing=optimization.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         max_length=recipe.data.max_tokens,
         packing=recipe.data.packing,

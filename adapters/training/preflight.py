@@ -6,6 +6,7 @@ tokenizer can tell (the mask) is checked by the process that trains, before it l
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.training.base_model import Base, read_base, revision_of
+from adapters.training.disk import free_bytes
 from adapters.training.errors import BaseNotFound, InvalidRecipe, StorageFull
 from adapters.training.plan import TrainingPlan
-from adapters.training.quantization import check_optimizer, check_quantization
+from adapters.training.quantization import check_optimizer, check_quantization, has_bitsandbytes
 from adapters.training.recipe import Recipe
 from adapters.training.servable import check_recipe
 from adapters.training.sharding import check_strategy
 from adapters.training.target_modules import adapter_parameters, chosen_targets
 from adapters.training.tokens import check_count, count_lines
 
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_NAME_LENGTH = 63
 _FLOAT_BYTES = 4
 _STATE_COPIES = 3  # weights and AdamW's two moments
 _RESERVE_BYTES = 64 * 2**20
@@ -55,17 +59,10 @@ def this_machine() -> Machine:
     return Machine(listed.count(b"GPU "), free_bytes)
 
 
-def free_bytes(path: Path) -> int:
-    """Free space where a path is, or will be."""
-    place = path
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
 def check(plan: TrainingPlan, machine: Machine) -> Checked:
     """Refuse what cannot end well."""
     recipe = plan.parsed_recipe()
+    _check_names(plan)
     check_recipe(recipe)
     _check_launch(recipe, machine)
     base = read_base(Path(plan.base_path))
@@ -84,10 +81,22 @@ def disk_need(parameters: int, keep: int) -> int:
     return (keep + 2) * _STATE_COPIES * _FLOAT_BYTES * parameters + _FLOAT_BYTES * parameters + _RESERVE_BYTES
 
 
+def _check_names(plan: TrainingPlan) -> None:
+    """Names that the gateway's artifact store would refuse, once everything has been trained."""
+    for field, name in (("tenant", plan.tenant), ("name", plan.name)):
+        if _NAME.fullmatch(name) is None or len(name) > _NAME_LENGTH:
+            raise InvalidRecipe(
+                f"{field}: {name!r} cannot be part of an adapter's name; use small letters, digits and single hyphens,"
+                f" at most {_NAME_LENGTH} characters",
+                param=field,
+            )
+
+
 def _check_launch(recipe: Recipe, machine: Machine) -> None:
     cuda = machine.cuda_devices > 0
-    check_quantization(recipe.quantization, cuda=cuda)
-    check_optimizer(recipe.optimization.optimizer, cuda=cuda)
+    installed = has_bitsandbytes()
+    check_quantization(recipe.quantization, installed=installed)
+    check_optimizer(recipe.optimization.optimizer, installed=installed, cuda=cuda)
     launch, optimization = recipe.launch, recipe.optimization
     if launch.by == "torchrun" and cuda and launch.processes > machine.cuda_devices:
         raise InvalidRecipe(

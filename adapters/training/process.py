@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.training.disk import full, is_full
 from adapters.training.errors import TrainingError, TrainingFailed, of_code
 from adapters.training.plan import TrainingPlan, write_plan
 from adapters.training.progress import Progress, ProgressReader
@@ -63,12 +64,14 @@ class TrainingProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def check(self) -> None:
-        """Raise what the process wrote down as its reason, when it ended badly."""
+        """Raise what the process wrote down as its reason, when it ended badly; a full disk takes its words away."""
         status = self._process.returncode
         if status == 0:
             return
         if (error := read_error(self._plan)) is not None:
             raise error
+        if is_full(self._plan.folder):
+            raise full(self._plan.folder)
         told = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         hint = "; the machine may have run out of memory: lower micro_batch_size" if status == -signal.SIGKILL else ""
         raise TrainingFailed(f"the training process ended with {told}{hint}")

@@ -14,17 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from adapters.training.arguments import planned_steps, training_arguments
 from adapters.training.artifact import read_manifest, settle
 from adapters.training.callbacks import Interrupt, Steps, step_callback
 from adapters.training.checkpoints import newest
-from adapters.training.errors import StorageFull
+from adapters.training.disk import full, says_full
 from adapters.training.lineage import manifest_for
 from adapters.training.model import adapter_config, load_base, load_tokenizer, quiet, to_bfloat16, use_threads
 from adapters.training.plan import TrainingPlan
 from adapters.training.preflight import Checked, Machine, check
 from adapters.training.progress import Progress, ProgressWriter
+from adapters.training.recipe import Recipe
 from adapters.training.servable import check_adapter
+from adapters.training.sharding import save_adapter
 from adapters.training.template import marked_template
 from adapters.training.tokens import TokenRows, check_count, check_sample, read_chat, tokenize
 from adapters.training.tracking import Tracker
@@ -49,9 +53,9 @@ def run(plan: TrainingPlan, machine: Machine, interrupt: Interrupt) -> AdapterMa
     examples = _examples(plan, checked, tokenizer)
     try:
         return _train(plan, checked, machine, tokenizer, examples, interrupt)
-    except OSError as exc:
-        if exc.errno == 28:  # ENOSPC
-            raise StorageFull(f"the disk under {plan.folder.name} is full; free some space and start again") from exc
+    except (OSError, RuntimeError, SafetensorError) as exc:
+        if says_full(exc):
+            raise full(plan.folder) from exc
         raise
 
 
@@ -87,23 +91,26 @@ def _train(
     model = load_base(checked.base.path, recipe, cuda=machine.cuda_devices > 0)
     set_seed(recipe.seed)
     trainer = _trainer(model, arguments, tokenizer, examples, adapter_config(recipe, checked.targets), recipe)
-    total = planned_steps(recipe, len(trainer.train_dataset))
-    arguments.max_steps = total
-    arguments.warmup_steps = int(total * recipe.optimization.warmup_ratio)
+    total = _schedule(trainer, recipe)
     tracker = Tracker(recipe.tracking, plan) if recipe.tracking is not None and first else None
     writer = ProgressWriter(plan.progress_file) if first else None
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(step_callback(Steps(recipe.checkpoints.keep, writer, tracker, interrupt)))
     if writer is not None:
-        told = (
-            f"{examples.train.tokens} tokens in {len(examples.train.rows)} examples, {examples.train.too_long} too long"
-        )
-        writer.tell(Progress(kind="start", total_steps=total, message=told))
+        writer.tell(Progress(kind="start", total_steps=total, message=examples.train.told()))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if interrupt.asked and trainer.state.global_step < total:
         return None
     metrics = _metrics(trainer, examples)
     return _finish(plan, checked, trainer, metrics, tracker, writer)
+
+
+def _schedule(trainer: Any, recipe: Recipe) -> int:
+    """Fix how many steps there are and over how many the rate rises, now that packing has made the rows; all steps."""
+    total = planned_steps(recipe, len(trainer.train_dataset))
+    trainer.args.max_steps = total
+    trainer.args.warmup_steps = int(total * recipe.optimization.warmup_ratio)
+    return total
 
 
 def _resume_point(plan: TrainingPlan) -> Path | None:
@@ -172,7 +179,7 @@ def _finish(
     building = plan.folder / "adapter.building"
     if writer is not None:
         shutil.rmtree(building, ignore_errors=True)
-    trainer.save_model(str(building))
+    save_adapter(trainer, building, plan.parsed_recipe().launch.strategy)
     trainer.accelerator.wait_for_everyone()
     if writer is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from adapters.training.errors import InvalidRecipe
@@ -24,7 +25,11 @@ def check_strategy(strategy: str, *, cuda: bool) -> None:
 
 
 def fsdp_config(recipe: Recipe) -> dict[str, Any]:
-    """FSDP2: every decoder layer is a unit that is gathered, used and dropped again (`reshard_after_forward`)."""
+    """FSDP2: every decoder layer is a unit that is gathered, used and dropped again (`reshard_after_forward`).
+
+    Activations are recomputed by transformers, not by FSDP's own wrapper, at the price of gathering a layer once more:
+    behind the wrapper PEFT does not find its tensors, and checkpoints would be written without a word and without them.
+    """
     return {
         "version": 2,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
@@ -32,7 +37,6 @@ def fsdp_config(recipe: Recipe) -> dict[str, Any]:
         "cpu_offload": recipe.launch.cpu_offload,
         "cpu_ram_efficient_loading": True,
         "state_dict_type": "SHARDED_STATE_DICT",
-        "activation_checkpointing": recipe.optimization.gradient_checkpointing,
     }
 
 
@@ -57,3 +61,18 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
     }
+
+
+def save_adapter(trainer: Any, folder: Path, strategy: str) -> None:
+    """Write the adapter, gathered from all processes; every one of them must call this.
+
+    Under FSDP2 the adapter's tensors alone are gathered: transformers saves nothing while checkpoints are sharded, and
+    the whole base in one process's memory otherwise.
+    """
+    if strategy != "fsdp2":
+        trainer.save_model(str(folder))
+        return
+    trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    whole = {name: weight.full_tensor().detach().cpu() for name, weight in trained.items()}
+    if trainer.args.should_save:
+        trainer.model.save_pretrained(folder, state_dict=whole)

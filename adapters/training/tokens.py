@@ -41,6 +41,10 @@ class TokenRows:
         """Tokens that the loss counts."""
         return sum(label != IGNORED for row in self.rows for label in row.labels)
 
+    def told(self) -> str:
+        """The same in words, for logs and events."""
+        return f"{self.tokens} tokens in {len(self.rows)} examples, {self.too_long} too long"
+
 
 def read_chat(path: Path) -> Iterator[tuple[int, ChatLine]]:
     """Line number and conversation of a JSONL file; InvalidTraining names file, line and field."""

@@ -106,7 +106,9 @@ class Job:
 
     async def fetched(self, file: FileRef) -> Path:
         """A file of the job on this machine's disk."""
-        target = self.folder / "files" / f"{file.sha256[:12]}-{re.sub(r'[^A-Za-z0-9._-]', '_', file.filename)[-80:]}"
+        # Messages to the tenant name the file, so it keeps its name; one that would be another folder gets none.
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", file.filename)[-80:].lstrip(".") or "file"
+        target = self.folder / "files" / file.sha256[:12] / name
         if not await asyncio.to_thread(_is_there, target, file.sha256):
             await self.api.download(self.id, self.lease.token, file, target)
         return target

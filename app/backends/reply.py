@@ -1,7 +1,8 @@
 """From an open upstream answer to the caller's reply: relayed, metered, settled before its last byte, kept if asked.
 
 The settlement is on its way to Redis before the last bytes (of a stream: `[DONE]`) are on theirs, so a caller that
-sends its next request on seeing them finds its counters right; only the account waits until it was heard. An upstream that breaks off after the head becomes OpenAI's error event and a closed stream.
+sends its next request on seeing them finds its counters right; only the account waits until it was heard. An upstream
+that breaks off after the head becomes OpenAI's error event and a closed stream.
 """
 
 from __future__ import annotations

@@ -4,14 +4,17 @@
 
 Every proof trains the shipped tiny base from the same seeded conversations and prints its figures; the last line is OK
 or says what did not hold. Needs the extra `train`, and `make vllm` for the proof on vLLM; a few minutes on two cores.
+`--only zero3` is run by name alone: it needs the package deepspeed, and a compiler for its CPU kernels.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +30,7 @@ import msgspec
 from adapters.training.artifact import read_manifest
 from adapters.training.checkpoints import whole
 from adapters.training.compose import Composition, Part, compose
+from adapters.training.distributed import torchrun_arguments
 from adapters.training.merge import merge
 from adapters.training.outputs import load_float32
 from adapters.training.plan import TrainingPlan, write_plan
@@ -34,7 +38,7 @@ from adapters.training.progress import ProgressReader
 from adapters.types import AdapterManifest
 from tests.support.engine import engine_server
 from tests.support.fake_training_api import SECRET, FakeTrainingApi
-from tests.support.training_data import BASE, chat_file, plan
+from tests.support.training_data import BASE, chat_file, plan, sharded_plan
 from tests.support.vllm import vllm_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +219,37 @@ def _prove_two(folder: Path, rows: Path, by: str) -> None:
     hold(furthest(losses(one), losses(two)) < TOLERANCE, f"largest difference {furthest(losses(one), losses(two)):.2g}")
 
 
+def prove_zero3(folder: Path, rows: Path) -> None:
+    """ZeRO-3 on two CPU processes walks the single process's curve, and goes on from its checkpoint."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise NotProved("the package deepspeed is missing: .venv/bin/pip install 'deepspeed>=0.19'")
+    one = plan(folder / "one", rows, optimization__max_steps=10)
+    train(one)
+    two = sharded_plan("lora-70b-zero3", folder / "two", rows, launch__cpu_offload=False)
+    _sharded(two, "tests.support.zero3_rank")
+    hold(furthest(losses(one), losses(two)) < TOLERANCE, f"largest difference {furthest(losses(one), losses(two)):.2g}")
+    again = msgspec.structs.replace(two, work=str(folder / "again"))
+    shutil.copytree(two.checkpoints / "checkpoint-5", again.checkpoints / "checkpoint-5")
+    _sharded(again, "tests.support.zero3_rank")
+    rest = {step: loss for step, loss in losses(two).items() if step > 5}
+    hold(furthest(rest, losses(again)) < TOLERANCE, "resumed at step 5, it walks the rest of the same curve")
+
+
+def _sharded(wanted: TrainingPlan, rank_module: str) -> None:
+    arguments = torchrun_arguments(wanted.parsed_recipe().launch, write_plan(wanted), rank_module)
+    with (wanted.folder / "log").open("ab") as log:
+        status = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+            stdout=log,
+            stderr=log,
+            check=False,
+        ).returncode
+    if status or read_manifest(wanted.adapter) is None:
+        raise NotProved(f"{wanted.folder.name} ended with {status}:\n{(wanted.folder / 'log').read_text()[-3000:]}")
+
+
 def prove_answers(folder: Path, rows: Path) -> None:
     """The reference engine says, token by token, what PEFT says: trained, composed; and merged, PEFT's scores."""
     acme = plan(folder / "acme", rows, optimization__max_steps=30)
@@ -308,6 +343,7 @@ PROOFS = {
     "vllm": prove_vllm,
     "style": prove_style,
 }
+BY_NAME = {"zero3": prove_zero3}  # those that need what `make` does not install
 
 
 def main() -> int:
@@ -319,9 +355,10 @@ def main() -> int:
         for proof in chosen:
             folder = Path(name) / proof
             folder.mkdir()
-            print(f"{proof}: {(PROOFS[proof].__doc__ or '').strip()}", flush=True)
+            prove = {**PROOFS, **BY_NAME}[proof]
+            print(f"{proof}: {(prove.__doc__ or '').strip()}", flush=True)
             try:
-                PROOFS[proof](folder, chat_file(folder / "rows.jsonl", count=64))
+                prove(folder, chat_file(folder / "rows.jsonl", count=64))
             except NotProved as exc:
                 print(f"FAILED: {proof}: {exc}")
                 return 1

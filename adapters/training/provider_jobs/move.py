@@ -1,7 +1,7 @@
 """From a provider's fine-tuned model to an adapter of our own, behind the same route, on the same dataset version.
 
 The gateway offers OpenAI's fine-tuning API itself, so the training is the same job at another base URL, with the same
-journal and the same safety. Then the alias is set and the route's targets that name the old model are replaced; the
+journal and the same safety. Then an alias is set and the route's targets that name the old model are replaced; the
 other variants, weights and fallbacks stay. Each step can be repeated: a move that was cut off is finished by the same
 command.
 """
@@ -27,15 +27,22 @@ ALIAS = "champion"
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Where to: base model and pool at the gateway, adapter name, and the route (the tenant's own or a shared one)."""
+    """Where to: base model at the gateway, adapter name, and the route (the tenant's own or a shared one)."""
 
     gateway: str
     tenant: str
     base: str
-    pool: str
     adapter: str
     route: str
     tenant_route: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The version that serves the route now, and how many targets were turned to it (0: done before)."""
+
+    version: str
+    replaced: int
 
 
 def request_for(record: Record, wanted: Move) -> JobRequest:
@@ -56,7 +63,7 @@ def request_for(record: Record, wanted: Move) -> JobRequest:
 
 
 async def train(provider: Provider, journal: Journal, record: Record, sleep: Sleep, poll_seconds: float = 5.0) -> str:
-    """Train at the gateway; returns the registered version."""
+    """Train at the gateway; returns the name of the route that the job has made."""
     validation = Path(record.validation_path) if record.validation_path else None
     await start(provider, journal, Path(record.training_path), validation)
     async for _ in follow(provider, journal, sleep, poll_seconds):
@@ -64,21 +71,27 @@ async def train(provider: Provider, journal: Journal, record: Record, sleep: Sle
     return result(journal.record)
 
 
-async def switch(admin: httpx2.AsyncClient, wanted: Move, version: str, old_model: str) -> int:
-    """Set the alias and turn the route to it; returns how many targets were replaced (0: done before)."""
+async def switch(admin: httpx2.AsyncClient, wanted: Move, made: str, old_model: str) -> Moved:
+    """Let the alias mean the version behind the job's route, and turn the old route to it. Done twice, it is done once.
+
+    The job's route says which adapter was registered and in which pool the gateway serves it.
+    """
     own = f"/admin/v1/tenants/{wanted.tenant}"
-    await _call(admin, "PUT", f"{own}/adapters/{wanted.adapter}/aliases/{ALIAS}", {"version": version})
+    target = (await _call(admin, "GET", f"{own}/routes/{made}"))["spec"]["variants"][0]["target"]
+    adapter = f"{own}/adapters/{target['adapter']}"
+    version = await _version(admin, adapter, target["alias"])
+    await _call(admin, "PUT", f"{adapter}/aliases/{ALIAS}", {"version": version})
     place = f"{own if wanted.tenant_route else '/admin/v1'}/routes/{wanted.route}"
     stored = await _call(admin, "GET", place)
-    spec, replaced = turned(stored["spec"], old_model, wanted)
+    new = {"pool": target["pool"], "adapter": target["adapter"], "alias": ALIAS}
+    spec, replaced = turned(stored["spec"], old_model, new, wanted.route)
     if replaced:
         await _call(admin, "PUT", place, spec)
-    return replaced
+    return Moved(version, replaced)
 
 
-def turned(spec: Mapping[str, Any], old_model: str, wanted: Move) -> tuple[dict[str, Any], int]:
+def turned(spec: Mapping[str, Any], old_model: str, new: Mapping[str, str], route: str) -> tuple[dict[str, Any], int]:
     """The route with every target on the old model replaced; ProviderRefused when it names neither old nor new."""
-    new = {"pool": wanted.pool, "adapter": wanted.adapter, "alias": ALIAS}
     replaced, there = 0, False
     variants = []
     for variant in spec["variants"]:
@@ -87,11 +100,26 @@ def turned(spec: Mapping[str, Any], old_model: str, wanted: Move) -> tuple[dict[
             target = variant.get(field)
             if target is not None and target.get("model") == old_model:
                 made[field], replaced = new, replaced + 1
-            there = there or (target is not None and target.get("adapter") == wanted.adapter)
+            there = there or (target is not None and target.get("adapter") == new["adapter"])
         variants.append(made)
     if not replaced and not there:
-        raise ProviderRefused(f"route {wanted.route}: no target of it is {old_model}; name the route that uses it")
+        raise ProviderRefused(f"route {route}: no target of it is {old_model}; name the route that uses it")
     return {**spec, "variants": variants}, replaced
+
+
+async def _version(admin: httpx2.AsyncClient, adapter: str, alias: str) -> str:
+    """The version that an alias of the adapter means."""
+    after = ""
+    while True:
+        page = await _call(admin, "GET", f"{adapter}/versions{after}")
+        for version in page["data"]:
+            if alias in version["aliases"]:
+                return str(version["id"])
+        if not page["has_more"]:
+            raise ProviderRefused(
+                f"{adapter}: no version has the alias {alias} any more; start the move again with another --adapter"
+            )
+        after = f"?after={page['data'][-1]['id']}"
 
 
 async def _call(admin: httpx2.AsyncClient, method: str, path: str, body: Any = None) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import InvalidRequest
 from app.storage.administration.change import Page, Row
 from app.storage.tables import fine_tuning_checkpoints as table
+from app.storage.tuning.pages import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,8 @@ async def is_committed(connection: AsyncConnection, job_id: str, sha256: str) ->
 
 async def listing(connection: AsyncConnection, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:
     """A job's checkpoints, newest first; raises InvalidRequest for an `after` that is none of them."""
-    query = select(table).where(table.c.job_id == job_id)
-    if after is not None:
-        last = await connection.scalar(select(table.c.step).where(table.c.job_id == job_id, table.c.id == after))
-        if last is None:
-            raise InvalidRequest("after: expected the id of a checkpoint of this job.", param="after")
-        query = query.where(table.c.step < last)
-    rows = (await connection.execute(query.order_by(table.c.step.desc()).limit(limit + 1))).mappings().all()
-    return Page([_checkpoint(row) for row in rows[:limit]], has_more=len(rows) > limit)
+    mine = table.c.job_id == job_id
+    return await part(connection, (table.c.step,), mine, _checkpoint, after=after, limit=limit)
 
 
 def _checkpoint(row: Row) -> Checkpoint:

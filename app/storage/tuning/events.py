@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import InvalidRequest
 from app.storage.administration.change import Page, Row
 from app.storage.tables import fine_tuning_events as table
+from app.storage.tuning.pages import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,8 @@ async def say(connection: AsyncConnection, job_id: str, message: str, *, at: flo
 
 async def listing(connection: AsyncConnection, job_id: str, *, after: str | None, limit: int) -> Page[JobEvent]:
     """A job's events, newest first; raises InvalidRequest for an `after` that is none of them."""
-    query = select(table).where(table.c.job_id == job_id)
-    if after is not None:
-        last = await connection.scalar(select(table.c.number).where(table.c.job_id == job_id, table.c.id == after))
-        if last is None:
-            raise InvalidRequest("after: expected the id of an event of this job.", param="after")
-        query = query.where(table.c.number < last)
-    rows = (await connection.execute(query.order_by(table.c.number.desc()).limit(limit + 1))).mappings().all()
-    return Page([_event(row) for row in rows[:limit]], has_more=len(rows) > limit)
+    mine = table.c.job_id == job_id
+    return await part(connection, (table.c.number,), mine, _event, after=after, limit=limit)
 
 
 def _event(row: Row) -> JobEvent:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import Conflict, NotFound, QuotaExhausted
 from app.storage.administration.change import Page, Row
 from app.storage.tables import files, fine_tuning_jobs, tenants
-from app.storage.tuning.pages import by_time
+from app.storage.tuning.pages import part
 from app.storage.tuning.status import OPEN
 from app.storage.tuning.tenancy import lock
 
@@ -89,10 +89,10 @@ async def listing(
     newest_first: bool,
 ) -> Page[File]:
     """The tenant's files by creation time."""
-    mine = _mine(tenant_id, now)
+    mine, order = _mine(tenant_id, now), (files.c.created_at, files.c.id)
     if purpose is not None:
         mine = and_(mine, files.c.purpose == purpose)
-    return await by_time(connection, files, mine, _file, after=after, limit=limit, newest_first=newest_first)
+    return await part(connection, order, mine, _file, after=after, limit=limit, newest_first=newest_first)
 
 
 async def remove(connection: AsyncConnection, tenant_id: str, file_id: str, *, now: float) -> None:

@@ -20,7 +20,7 @@ from app.storage.administration.change import Page, Row
 from app.storage.tables import fine_tuning_jobs as jobs
 from app.storage.tuning import events
 from app.storage.tuning.files import NO_RETRY
-from app.storage.tuning.pages import by_time
+from app.storage.tuning.pages import part
 from app.storage.tuning.status import OPEN, Status
 from app.storage.tuning.tenancy import lock
 
@@ -136,7 +136,7 @@ async def listing(
     mine: ColumnElement[bool] = jobs.c.tenant_id == tenant_id
     for key, value in metadata.items():
         mine = and_(mine, jobs.c.metadata[key].as_string() == value)
-    return await by_time(connection, jobs, mine, job_of, after=after, limit=limit)
+    return await part(connection, (jobs.c.created_at, jobs.c.id), mine, job_of, after=after, limit=limit)
 
 
 async def cancel(connection: AsyncConnection, tenant_id: str, job_id: str, *, now: float) -> Job:

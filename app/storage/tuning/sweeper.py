@@ -21,7 +21,7 @@ from app.storage.tuning import files, leases
 from app.storage.tuning.leases import Expired, Terms
 from app.storage.tuning.status import OPEN
 
-TIDY_EVERY = 60  # rounds between two looks at the object store's folders
+TIDY_EVERY = 720  # rounds, an hour, between two looks at everything in the object store: a bucket is listed whole
 _logger = structlog.get_logger()
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from functools import cache
 
@@ -197,3 +199,14 @@ def test_a_model_that_takes_stand_ins_for_names_ends() -> None:
 
     once = Redactor(every_word, KEY).text("Jane Doe", Counter())
     assert re.fullmatch(r"\[PERSON-\w{6}\] \[PERSON-\w{6}\]", once)
+
+
+def test_a_data_worker_loads_no_model_library() -> None:
+    """Presidio would load torch and transformers: seconds and hundreds of megabytes in every worker, for nothing."""
+    code = (
+        "import sys; from adapters.settings import Redaction; from adapters.data.recognizers import build_finder\n"
+        "found = build_finder(Redaction())('Write to ann@example.org')\n"
+        "print([one.kind for one in found], [name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "['EMAIL'] []"

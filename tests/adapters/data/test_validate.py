@@ -105,7 +105,7 @@ def test_a_broken_row_is_named(tmp_path: Path, line: Any, rule: str, field: str)
     assert verdict.rows == 13
     (problem,) = verdict.first
     assert (problem.origin, problem.reason, problem.field) == ("train.jsonl:5", rule, field)
-    with pytest.raises(BadFileError, match=rf"train\.jsonl: 1 problems in 13 rows \({rule} 1\)") as caught:
+    with pytest.raises(BadFileError, match=rf"train\.jsonl: 1 problem in 13 rows \({rule} 1\)") as caught:
         verdict.raise_if_broken()
     assert "secret" not in str(caught.value)
 

@@ -12,9 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from aiohttp import web
 
 from adapters.training.provenance import file_sha256
 from adapters.training.provider_jobs.errors import ProviderAway, ProviderJobFailed, ProviderRefused
@@ -22,7 +20,7 @@ from adapters.training.provider_jobs.estimate import PriceTable, auto_epochs, co
 from adapters.training.provider_jobs.expiry import Expiry, base_of, expiries, watch
 from adapters.training.provider_jobs.job import follow, result, start
 from adapters.training.provider_jobs.journal import JobRequest, Journal, Record, records
-from adapters.training.provider_jobs.move import Move, request_for, switch, train, turned
+from adapters.training.provider_jobs.move import Move, request_for, turned
 from adapters.training.provider_jobs.provider import Event, Provider
 from adapters.types import ChatLine, Message, Role
 from app.storage.spec import RouteJson
@@ -336,65 +334,24 @@ SPEC: dict[str, Any] = {
 }
 
 
-async def test_a_finetuned_model_moves_to_an_adapter_on_the_same_data_behind_the_same_route(
-    tmp_path: Path, training: Path
-) -> None:
-    """Trained at the gateway as at any provider, then alias and route are turned; done twice it is done once."""
-    admin = FakeAdmin({"/admin/v1/tenants/acme/routes/support": {"spec": SPEC}})
-    async with FakeFineTuning() as fake, admin as url:
-        first, _ = await whole(fake, tmp_path / "jobs", training)
-        wanted = Move(url, "acme", "tunegate-tiny", "llama", "support", "support")
-        journal = Journal(tmp_path / "jobs", request_for(first, wanted))
-        version = await train(provider(fake, Sleeps()), journal, first, Sleeps())
-        assert (len(fake.files), len(fake.jobs)) == (1, 2)
-        assert fake.jobs[journal.record.job_id]["model"] == "tunegate-tiny"
-        async with httpx2.AsyncClient(base_url=url) as client:
-            assert await switch(client, wanted, version, "ft:old") == 1
-            assert await switch(client, wanted, version, "ft:old") == 0
-    kept = admin.stored["/admin/v1/tenants/acme/routes/support"]["spec"]
-    assert kept["variants"][0]["target"] == {"pool": "llama", "adapter": "support", "alias": "champion"}
-    assert kept["variants"][0]["fallback"] == {"pool": "llama"}
-    assert (kept["variants"][1], kept["cache"]) == (SPEC["variants"][1], SPEC["cache"])
-    assert admin.stored["/admin/v1/tenants/acme/adapters/support/aliases/champion"] == {"version": version}
-    RouteJson.model_validate(kept)
+def test_a_route_is_turned_and_nothing_else_of_it(training: Path) -> None:
+    """Targets and fallbacks that name the old model; weights, other variants and the cache's rules stay."""
+    new = {"pool": "llama", "adapter": "support", "alias": "champion"}
+    spec, replaced = turned(SPEC, "ft:old", new, "support")
+    assert (spec["variants"][0]["target"], replaced) == (new, 1)
+    assert spec["variants"][0]["fallback"] == {"pool": "llama"}
+    assert (spec["variants"][1], spec["cache"]) == (SPEC["variants"][1], SPEC["cache"])
+    RouteJson.model_validate(spec)
+    assert turned(spec, "ft:old", new, "support") == (spec, 0)
+    with pytest.raises(ProviderRefused, match="route support: no target of it is ft:other"):
+        turned(SPEC, "ft:other", new, "support")
 
 
-async def test_a_move_that_cannot_be_done_is_refused(tmp_path: Path, training: Path) -> None:
-    """Another file than the model was trained on; a route that does not name the model; a gateway that says no."""
+def test_another_file_than_the_model_was_trained_on_is_refused(training: Path) -> None:
+    """Its hash is in the journal; the file must be the same bytes, or the adapter is another thing."""
     record = Record(request=request(training), training_path=str(training), model="ft:old")
-    wanted = Move("http://gateway", "acme", "tunegate-tiny", "llama", "support", "support")
-    with pytest.raises(ProviderRefused, match="no target of it is ft:other"):
-        turned(SPEC, "ft:other", wanted)
+    wanted = Move("http://gateway", "acme", "tunegate-tiny", "support", "support")
+    assert request_for(record, wanted).training_sha256 == record.request.training_sha256
     rows(training, 13)
     with pytest.raises(ProviderRefused, match="restore it first"):
         request_for(record, wanted)
-    async with FakeAdmin({}) as url, httpx2.AsyncClient(base_url=url) as client:
-        with pytest.raises(ProviderRefused, match=r"refused GET .*routes/support with 404"):
-            await switch(client, wanted, "acme--support@1", "ft:old")
-
-
-class FakeAdmin:
-    """The two calls of the admin API that a move makes, over HTTP: PUT keeps, GET gives."""
-
-    def __init__(self, stored: dict[str, Any]) -> None:
-        self.stored = stored
-
-    async def __aenter__(self) -> str:
-        app = web.Application()
-        app.add_routes([web.put("/{path:.*}", self._put), web.get("/{path:.*}", self._get)])
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _put(self, sent: web.Request) -> web.Response:
-        body = await sent.json()
-        self.stored[sent.path] = {"spec": body} if "/routes/" in sent.path else body
-        return web.json_response(self.stored[sent.path])
-
-    async def _get(self, sent: web.Request) -> web.Response:
-        found = self.stored.get(sent.path)
-        return web.json_response(found) if found else web.json_response({"error": {"message": "none"}}, status=404)

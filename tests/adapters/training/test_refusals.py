@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from safetensors import SafetensorError
 
 from adapters.training.base_model import Base, read_base, revision_of
 from adapters.training.callbacks import check_loss
+from adapters.training.disk import free_bytes, says_full
 from adapters.training.errors import (
     BaseNotFound,
     Diverged,
@@ -20,8 +26,10 @@ from adapters.training.errors import (
     StorageFull,
     TooFewExamples,
     TrainingError,
+    TrainingFailed,
 )
-from adapters.training.preflight import Machine, check, disk_need, free_bytes, this_machine
+from adapters.training.preflight import Machine, check, disk_need, this_machine
+from adapters.training.process import training
 from adapters.training.quantization import check_optimizer, check_quantization
 from adapters.training.servable import check_adapter
 from adapters.training.target_modules import adapter_parameters, chosen_targets
@@ -94,8 +102,7 @@ def test_an_absent_or_broken_base_is_refused(tmp_path: Path, spoil: Any, words: 
         ({"adapter__targets": ("q_proj", "w1")}, InvalidRecipe, "w1: the base model has down_proj"),
         ({"data__max_tokens": 4096}, InvalidRecipe, "above the 1024 positions"),
         ({"data__min_examples": 100}, TooFewExamples, "12 examples are too few, 100 are needed"),
-        ({"quantization": "4bit"}, InvalidRecipe, "4bit needs a CUDA device"),
-        ({"optimization__optimizer": "paged_adamw_8bit"}, InvalidRecipe, "use adamw_torch"),
+        ({"optimization__optimizer": "paged_adamw_8bit"}, InvalidRecipe, "use adamw_8bit or adamw_torch"),
         (
             {"launch__by": "torchrun", "launch": {"by": "torchrun", "processes": 3}},
             InvalidRecipe,
@@ -113,6 +120,55 @@ def test_a_training_that_cannot_end_well_does_not_start(
     with pytest.raises(error, match=words):
         check(plan(tmp_path / "work", rows, **changes), CPU)
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("name", ["A b", "a--b", "-a", "a_b", "", "x" * 64])
+def test_a_name_that_no_store_takes_is_refused_first(tmp_path: Path, rows: Path, name: str) -> None:
+    """The gateway would refuse it too, but only once everything has been trained."""
+    for field in ("name", "tenant"):
+        wanted = msgspec.structs.replace(plan(tmp_path / "work", rows), **{field: name})
+        with pytest.raises(InvalidRecipe, match=f"{field}: .*use small letters, digits and single hyphens"):
+            check(wanted, CPU)
+
+
+def test_a_full_disk_is_known_in_whatever_words() -> None:
+    """The system's errors, safetensors' text, torch's silence about the reason; other failures are not a full disk."""
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    ):
+        assert says_full(error)
+    assert not says_full(OSError(errno.EACCES, "Permission denied"))
+    assert not says_full(RuntimeError("CUDA out of memory"))
+
+
+async def test_a_disk_that_fills_while_it_trains_is_said(tmp_path: Path, rows: Path) -> None:
+    """A real write that fails in the middle: the reason comes out of the training process, and no adapter is there."""
+    wanted = plan(tmp_path / "work", rows, checkpoints__every_steps=1)
+    program = ("sh", "-c", 'ulimit -f 100; exec "$0" "$@"', sys.executable, "-W", "ignore", "-m", "adapters.training")
+    async with training(wanted, program) as process:
+        async for _ in process.steps(0.1):
+            pass
+        with pytest.raises(StorageFull, match="is full; free some space and start again"):
+            process.check()
+    assert not wanted.adapter.exists()
+
+
+async def test_a_disk_too_full_for_the_reason_is_said_too(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends without a word, because there is no room for one."""
+    wanted = plan(tmp_path / "work", rows)
+    async with training(wanted, ("false",)) as process:
+        async for _ in process.steps(0.1):
+            pass
+        with pytest.raises(TrainingFailed, match="ended with status 1"):
+            process.check()
+        monkeypatch.setattr("adapters.training.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(StorageFull, match="is full"):
+            process.check()
 
 
 def test_a_full_disk_is_refused_with_figures(tmp_path: Path, rows: Path) -> None:
@@ -138,12 +194,15 @@ def test_a_good_training_is_let_through(tmp_path: Path, rows: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["4bit", "8bit"])
-def test_quantization_needs_its_library_too(kind: str) -> None:
-    """Where there is a GPU and no bitsandbytes, the message names the package."""
-    check_quantization("none", cuda=False)
-    check_optimizer("adamw_torch", cuda=False)
+def test_quantization_needs_its_library(kind: str) -> None:
+    """Without bitsandbytes the message names the package; what needs nothing is let through."""
+    check_quantization("none", installed=False)
+    check_optimizer("adamw_torch", installed=False, cuda=False)
+    check_optimizer("paged_adamw_8bit", installed=True, cuda=True)
     with pytest.raises(InvalidRecipe, match="pip install 'bitsandbytes"):
-        check_quantization(kind, cuda=True)
+        check_quantization(kind, installed=False)
+    with pytest.raises(InvalidRecipe, match="needs the package bitsandbytes"):
+        check_optimizer("adamw_8bit", installed=False, cuda=True)
 
 
 @pytest.mark.parametrize(

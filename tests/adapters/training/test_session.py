@@ -14,10 +14,11 @@ from adapters.training.base_model import revision_of
 from adapters.training.callbacks import Interrupt
 from adapters.training.checkpoints import is_whole, newest, step_of
 from adapters.training.compose import Composition, Part, compose
+from adapters.training.disk import free_bytes
 from adapters.training.errors import InvalidRecipe, InvalidTraining, TooFewExamples
 from adapters.training.merge import merge
 from adapters.training.plan import TrainingPlan
-from adapters.training.preflight import Machine, free_bytes
+from adapters.training.preflight import Machine
 from adapters.training.progress import ProgressReader
 from adapters.training.session import run
 from adapters.types import AdapterManifest
@@ -159,6 +160,27 @@ def test_kinds_of_training_lower_the_loss(folder: Path, rows: Path, ten: Trainin
     if "data__packing" not in changes:
         assert first == pytest.approx(losses(ten)[0], abs=1e-3)
     assert manifest.method == changes.get("adapter__kind", "lora")
+
+
+@pytest.mark.parametrize(("quantization", "tolerance"), [("8bit", 0.002), ("4bit", 0.05)], ids=["8bit", "4bit"])
+def test_a_quantized_base_trains_nearly_as_the_whole_one(
+    folder: Path, rows: Path, quantization: str, tolerance: float
+) -> None:
+    """QLoRA with 8-bit optimizer states: the curve stays by the pinned one, and the adapter is an ordinary one."""
+    wanted = plan(
+        folder / quantization,
+        rows,
+        quantization=quantization,
+        optimization__optimizer="adamw_8bit",
+        optimization__max_steps=10,
+        checkpoints__every_steps=5,
+    )
+    manifest = trained(wanted)
+    assert losses(wanted) == pytest.approx(CURVE, rel=tolerance)
+    assert losses(wanted) != pytest.approx(CURVE, rel=1e-5)  # a base that is not quantized would walk the very curve
+    assert manifest.quantization == quantization
+    assert manifest.libraries["bitsandbytes"]
+    assert import_adapter(folder / "quantized-store", "acme", "support", str(wanted.adapter)).rank == 8
 
 
 def test_training_stops_when_the_held_out_loss_no_longer_falls(folder: Path, rows: Path, held_out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -201,7 +202,12 @@ async def test_a_shutdown_gives_the_job_back(tmp_path: Path, rows: bytes) -> Non
 @pytest.mark.parametrize(
     ("body", "spec", "code", "words"),
     [
-        (b'{"messages": [{"role": "user", "content": "Hi"}]}\n' * 12, {}, "invalid_training_file", "no_assistant 12"),
+        (
+            b'{"messages": [{"role": "user", "content": "Hi"}]}\n' * 12,
+            {},
+            "invalid_training_file",
+            "training.jsonl: 12 problems in 12 rows (no_assistant 12)",
+        ),
         (b"", {}, "too_few_examples", "at least 10"),
         (None, {"hyperparameters": {"n_epochs": 99}}, "invalid_recipe", "n_epochs: auto, or a whole number"),
         (None, {"method": "dpo"}, "invalid_recipe", "method: dpo is not offered"),
@@ -219,6 +225,7 @@ async def test_what_cannot_be_trained_fails_early_in_words(
     assert job.error is not None
     assert job.error["code"] == code
     assert words in job.error["message"]
+    assert re.search("[0-9a-f]{12}", job.error["message"]) is None  # no name of our own folders
     assert (job.blobs, api.versions) == ({}, {})
 
 
