@@ -38,7 +38,7 @@ def migrate(config: Config = None) -> None:
     """Bring the SQL schema up to date and leave; `serve` does the same at its start."""
     import asyncio
 
-    from app.lifespan import migrate_database
+    from app.opening import migrate_database
 
     asyncio.run(migrate_database(_settings(config)))
 

@@ -63,8 +63,11 @@ class Announcements:
         await announce(self._store, self._policy.revision)
 
     def ask(self) -> Question:
-        """Ask whether the snapshot as it is now is behind; leaves with the other commands of this turn. Never waits."""
-        return Question(self, self._policy.revision, self._store.command("GET", REVISION))
+        """Ask whether the snapshot as it is now is behind. Never waits.
+
+        The question leaves with the other commands of this turn, one for all calls of the turn.
+        """
+        return Question(self, self._policy.revision, self._store.read_together("GET", REVISION))
 
     def is_in_reach(self, announced: int) -> bool:
         """Whether reading is worth a call's while: this revision has not been waited for in vain before."""
@@ -138,7 +141,6 @@ class Question:
         self._announcements = announcements
         self._revision = revision
         self._sent = sent
-        sent.add_done_callback(_seen)
 
     def is_behind(self) -> bool:
         """Whether it was, or that is not known yet; without waiting, for what was asked later has been answered."""
@@ -152,7 +154,7 @@ class Question:
     async def missed(self) -> bool:
         """Read what was missed; whether there was something. False when it cannot be told: the last known serves."""
         try:
-            announced = self._announced(await self._sent)
+            announced = self._announced(await asyncio.shield(self._sent))
         except (RedisDown, ResponseError):
             return False
         return announced > self._revision and await self._announcements.caught_up(announced, self._revision)

@@ -111,11 +111,14 @@ class RedisStore:
 
         `impatient` is for what somebody else says again: it waits half as long, and means no harm to the connection.
         """
-        if self._connection is None:
-            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            answer.set_exception(RedisUnreached("Redis is down; it is asked again in a moment"))
-            return answer
-        return self._connection.ask(*args, impatient=impatient)
+        return _unreached() if self._connection is None else self._connection.ask(*args, impatient=impatient)
+
+    def read_together(self, *args: Argument) -> asyncio.Future[Any]:
+        """One read for all who ask the same in this turn of the event loop, before it is sent; wait under a shield.
+
+        Raises RedisDown or ResponseError.
+        """
+        return _unreached() if self._connection is None else self._connection.ask_together(*args)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -147,6 +150,13 @@ class RedisStore:
                 self._connection = None
                 self._up.clear()
                 await connection.close()
+
+
+def _unreached() -> asyncio.Future[Any]:
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    answer.set_exception(RedisUnreached("Redis is down; it is asked again in a moment"))
+    answer.exception()  # nobody has to look at it
+    return answer
 
 
 async def _listen(client: Redis, channel: str) -> Any:

@@ -78,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._asked: deque[tuple[asyncio.Future[Any], int]] = deque()
         self._impatient: deque[tuple[asyncio.Future[Any], int]] = deque()
         self._unsent: list[bytes] = []
+        self._together: dict[tuple[Argument, ...], asyncio.Future[Any]] = {}  # not sent yet, and open for more to ask
         self._now = 0
         self._slow = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -100,6 +101,14 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._send)
         if self._timer is None:
             self._timer = self._loop.call_later(self._tick_seconds, self._tick)
+        return answer
+
+    def ask_together(self, *args: Argument) -> asyncio.Future[Any]:
+        """The reply to a read, shared by all who ask the same before it is sent; wait for it under a shield."""
+        answer = self._together.get(args)
+        if answer is None:
+            answer = self._together[args] = self.ask(*args)
+            answer.add_done_callback(_seen)
         return answer
 
     def end(self, reason: str) -> None:
@@ -150,6 +159,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
+        self._together.clear()
         if self._transport is not None and not self.lost.done():
             self._transport.write(b"".join(unsent))
 
@@ -193,6 +203,12 @@ async def connect(address: Address, timeout_seconds: float) -> Connection:
         await connection.close()
         raise
     return connection
+
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """A failure is looked at even when all who asked have left meanwhile."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _give(answer: asyncio.Future[Any], reply: Any) -> None:

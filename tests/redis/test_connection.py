@@ -69,6 +69,35 @@ async def test_an_error_of_redis_is_its_callers_alone(redis_url: str) -> None:
     assert results[2] == b"b"
 
 
+async def test_a_read_is_shared_by_those_who_ask_before_it_leaves(redis_url: str) -> None:
+    """One command for a whole turn of the event loop; who asks after it was sent gets a read of its own."""
+    async with RedisStore.connect(redis_url, operation_timeout_seconds=LONG) as store:
+        await store.command("SET", "revision", "1")
+        first, second = store.read_together("GET", "revision"), store.read_together("GET", "revision")
+        other = store.read_together("GET", "another")
+        assert first is second
+        assert first is not other
+        changed = store.command("SET", "revision", "2")
+        await asyncio.sleep(0)  # sent, and not answered
+        third = store.read_together("GET", "revision")
+        assert (await first, await changed, await third, await other) == (b"1", b"OK", b"2", None)
+
+
+async def test_a_shared_read_survives_one_who_leaves(redis_url: str) -> None:
+    """Who waits under a shield and is cancelled takes the answer from nobody."""
+    async with RedisStore.connect(redis_url, operation_timeout_seconds=LONG) as store:
+        await store.command("SET", "revision", "1")
+
+        async def ask() -> bytes:
+            answer: bytes = await asyncio.shield(store.read_together("GET", "revision"))
+            return answer
+
+        leaving, staying = asyncio.create_task(ask()), asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert await staying == b"1"
+
+
 async def test_everything_asked_in_one_turn_is_one_write(redis_url: str) -> None:
     """Commands of concurrent requests leave together: one system call for all of them."""
     async with RedisStore.connect(redis_url, operation_timeout_seconds=LONG) as store:
