@@ -20,6 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 CHUNKS = 100
+KEEP_ALIVE_SECONDS = 60  # longer than any client's: one that closes first resets a request that is on its way
 _TEXT = "The parcel left our house this morning and should be with you in two days. " * 8
 _USAGE = {"prompt_tokens": 240, "completion_tokens": CHUNKS, "total_tokens": 240 + CHUNKS}
 
@@ -87,7 +88,14 @@ def main() -> None:
     kind, port = sys.argv[1], int(sys.argv[2])
     app = mock() if kind == "mock" else relay(sys.argv[3])
     uvicorn.run(
-        app, host="127.0.0.1", port=port, log_level="warning", access_log=False, loop="uvloop", http="httptools"
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        loop="uvloop",
+        http="httptools",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
 
