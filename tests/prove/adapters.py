@@ -213,14 +213,17 @@ def _seconds(found: float | None) -> str:
 
 
 def _size(arguments: list[str]) -> Size:
+    """What was asked for; what was not, as it is proved for that kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for found in fields(Size):
         flag = found.name.replace("_", "-")
         if isinstance(found.default, bool):
-            parser.add_argument(f"--no-{flag}", dest=found.name, action="store_false")
+            parser.add_argument(f"--no-{flag}", dest=found.name, action="store_false", default=None)
         else:
-            parser.add_argument(f"--{flag}", type=type(found.default), default=found.default)
-    return Size(**vars(parser.parse_args(arguments)))
+            parser.add_argument(f"--{flag}", type=type(found.default))
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    usual = Size() if given.get("kind", "engine") == "engine" else ON_VLLM
+    return replace(usual, **given)
 
 
 def main(arguments: list[str]) -> int:
