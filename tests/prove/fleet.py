@@ -18,8 +18,6 @@ from tests.support.vllm import ENVIRONMENT, vllm_python
 
 ENGINE_SECONDS = 60
 VLLM_SECONDS = 600
-# In use a server has a machine of its own: here it must not take the processor from gateways that start.
-YIELDING = ("nice", "-n", "10")
 _UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # else every server of the machine sits on the same core
 
 
@@ -75,7 +73,7 @@ def _engine(base: Path, loras: tuple[int, int]) -> Server:
 
 def _vllm(base: Path, loras: tuple[int, int]) -> Server:
     port = free_port()
-    command = [*YIELDING, str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+    command = [str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--model", str(base), "--served-model-name", "base", "--dtype", "float32"]
     command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8", *_sizes(loras)]
     return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, {**ENVIRONMENT, **_UNBOUND})
