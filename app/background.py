@@ -17,7 +17,6 @@ from redis.exceptions import ResponseError
 
 from app.admission.leases import Leases
 from app.api.admin.services import AdminServices
-from app.interfaces import Objects
 from app.observability.metrics import Metrics
 from app.opening import Stores
 from app.placement.placement import ReplicaPlacement
@@ -26,6 +25,7 @@ from app.recording.survey import Survey
 from app.recording.webhooks import Deliverer
 from app.settings import Settings
 from app.storage.janitor import Janitor
+from app.storage.objects import Objects
 from app.storage.policy import PolicyReader
 from app.storage.redis import RedisDown
 from app.storage.tuning.leases import TRAINER_LOST, Expired

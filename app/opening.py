@@ -17,13 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cache.embedder import MiniLM
 from app.cache.remote import EmbeddingService, RemoteEmbedder
-from app.interfaces import Embedder, Objects
+from app.interfaces import Embedder
 from app.observability.metrics import Metrics
 from app.observability.tracing import NoTracing, Tracing, tracing
 from app.settings import Settings, SettingsError, Training
 from app.storage.announcements import Announcements, announce
 from app.storage.database import database
 from app.storage.embedded_redis import embedded_redis
+from app.storage.objects import Objects
 from app.storage.objects.bucket import BucketObjects
 from app.storage.objects.local import LocalObjects
 from app.storage.objects.requests import connected

@@ -23,7 +23,6 @@ from app.auth.tokens import Tokens
 from app.cache.cache import CacheConfig
 from app.cache.forget import Forgetter
 from app.cache.promises import Promises
-from app.interfaces import Objects
 from app.recording.flusher import Flusher
 from app.routing.price_sources import PriceFile, PriceFileError, PublicPrices, is_listed, listed_provider
 from app.routing.prices import PriceList
@@ -31,6 +30,7 @@ from app.settings import ObjectStoreSettings, Settings, SettingsError, Training
 from app.storage.announcements import Announcements
 from app.storage.base_shapes import BaseShapes
 from app.storage.kept_secret import kept_secret
+from app.storage.objects import Objects
 from app.storage.policy import LastKnown, PolicyReader
 from app.storage.s3 import S3
 from app.storage.sealing import SealBroken, Sealer

@@ -6,7 +6,8 @@ the script grants a part of what is left, and the upstream is told to stop where
 So what whole answers cost never passes a budget, however many run at once, and no call is refused for what another only
 might use.
 
-What is left open: a prompt that the upstream counts higher than we do, and an upstream that does not heed its limit.
+What is left open: a prompt that the upstream counts higher than we do, an upstream that does not heed its limit, and
+an answer without any maximum that grows past `UNSET_TIMES` default lengths.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ def spare_microusd(call: Call, choice: Choice, held: LedgerEntry, most_tokens: i
 
 
 def shortened(
-    state: RateLimitState, call: Call, choice: Choice, held: LedgerEntry, more_microusd: int
+    state: RateLimitState, call: Call, choice: Choice, held: LedgerEntry, more_microusd: int, *, default_tokens: int
 ) -> RateLimitState:
-    """The state of a call whose answer may cost no more than what is held and so much more."""
+    """The state of a call whose answer may cost no more than what is held and so much more.
+
+    A call without a maximum gets one of at most `default_tokens`: upstreams refuse one that their model cannot reach.
+    """
     money = held.cost_microusd + more_microusd
     paid = (affordable_tokens(target.charged, held.prompt_tokens, money) for target in choice.targets)
     tokens = min((one for one in paid if one is not None), default=None)
-    return state if tokens is None else replace(state, max_output_tokens=max(1, tokens // call.choices))
+    if tokens is None:
+        return state
+    each = max(1, tokens // call.choices)
+    return replace(state, max_output_tokens=min(each, default_tokens) if call.max_tokens is None else each)

@@ -13,6 +13,7 @@ from app.admission.pricing import dearest_microusd
 from app.storage.ledger import encode, stream_key
 from app.types import Call, Choice, LedgerEntry, Outcome, Principal, Usage
 
+UNSET_TIMES = 16  # an answer without a maximum of its own is taken to be no longer than so many default ones
 Arguments = list[str | bytes | int | float]
 
 
@@ -89,8 +90,8 @@ class Questions:
         return Usage(call.prompt_tokens_estimate, one * call.choices, estimated=True)
 
     def _most_tokens(self, call: Call) -> int:
-        one = self._config.max_output_tokens if call.max_tokens is None else call.max_tokens
-        return one * call.choices
+        usual = min(self._config.max_output_tokens, UNSET_TIMES * self._config.default_output_tokens)
+        return (usual if call.max_tokens is None else call.max_tokens) * call.choices
 
 
 def _lost(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -93,6 +94,7 @@ class RedisAdmission:
         on_outage: Callable[[str, str], None] = lambda _part, _decision: None,
         on_settled: Callable[[str], None] = lambda _tenant: None,
     ) -> None:
+        self._shortened = partial(shortened, default_tokens=config.default_output_tokens)
         self._reserve, self._extend, self._settle, self._charge, self._release = load(
             "reserve", "extend", "settle", "charge", "release"
         )
@@ -117,7 +119,7 @@ class RedisAdmission:
         try:
             reply = await self._store.run(self._reserve, ask.keys, ask.args)
         except asyncio.CancelledError:
-            self._in_background(self._take_back(ask.lost, ask.keys[:3]))
+            self._in_background(self._take_back(ask.lost))
             raise
         except (RedisDown, ResponseError) as exc:
             return self._hold(self._without_redis(ask, call, choice, exc))
@@ -132,7 +134,7 @@ class RedisAdmission:
             chosen, entry = choice.cheaper, ask.cheaper
         state = _state(reply)
         if reply[SHORTENED] != ANY_LENGTH:
-            state = shortened(state, call, chosen, entry, int(reply[SHORTENED]))
+            state = self._shortened(state, call, chosen, entry, int(reply[SHORTENED]))
         return self._hold(HeldReservation(self, ask.accounts, chosen, state, entry, entry.cost_microusd, ask.tokens))
 
     def _hold(self, held: HeldReservation) -> HeldReservation:
@@ -153,11 +155,11 @@ class RedisAdmission:
         except GatewayError:
             self._on_outage("admission", "refused")
             if not isinstance(exc, RedisUnreached):
-                self._in_background(self._take_back(ask.lost, ask.keys[:3]))
+                self._in_background(self._take_back(ask.lost))
             raise
         self._on_outage("admission", "admitted")
         if ask.may_be_shortened:
-            state = shortened(state, call, choice, ask.lost, 0)
+            state = self._shortened(state, call, choice, ask.lost, 0)
         return HeldReservation(
             self, ask.accounts, choice, state, ask.lost, ask.lost.cost_microusd, ask.tokens, is_local=True
         )
@@ -170,9 +172,7 @@ class RedisAdmission:
             completion_tokens=entry.completion_tokens + tokens,
             cost_microusd=entry.cost_microusd + cost,
         )
-        keys = [
-            reservation_key(entry.tenant_id, entry.request_id), leases_key(entry.tenant_id), *held.accounts.keys
-        ]  # fmt: skip
+        keys = [*_keys(entry)[:2], *held.accounts.keys]
         args: Arguments = [entry.request_id, tokens, cost, self._config.lease_seconds * 1000, encode(longer)]
         try:
             reply = await self._store.run(self._extend, keys, args)
@@ -233,10 +233,7 @@ class RedisAdmission:
         if held.is_local and self._local is not None:
             held.is_local = False
             self._local.done(entry.tenant_id, held.accounts.accounts)
-        keys = [
-            reservation_key(entry.tenant_id, entry.request_id), leases_key(entry.tenant_id), stream_key(entry.tenant_id)
-        ]  # fmt: skip
-        await asyncio.wait({self._in_background(self._take_back(entry, keys, forget=True))}, timeout=REFUSED_SECONDS)
+        await asyncio.wait({self._in_background(self._take_back(entry, forget=True))}, timeout=REFUSED_SECONDS)
 
     async def drain(self) -> None:
         """Wait for what must still be said to Redis."""
@@ -260,14 +257,14 @@ class RedisAdmission:
         self._held.pop(entry.request_id, None)
         self._on_settled(entry.tenant_id)
 
-    async def _take_back(self, held: LedgerEntry, keys: list[str], *, forget: bool = False) -> None:
-        request_id, mark_ms = held.request_id, 0 if forget else self._config.lease_seconds * 1000
+    async def _take_back(self, held: LedgerEntry, *, forget: bool = False) -> None:
+        keys, mark_ms = _keys(held), 0 if forget else self._config.lease_seconds * 1000
         nothing = replace(held, prompt_tokens=0, completion_tokens=0, cost_microusd=0, outcome=Outcome.FAILED)
 
         async def once() -> None:
-            done = await self._store.run(self._release, keys, [request_id, mark_ms])
+            done = await self._store.run(self._release, keys, [held.request_id, mark_ms])
             if done == WAS_LOST:
-                await self._store.run(self._settle, keys, [request_id, 0, 0, encode(nothing)])
+                await self._store.run(self._settle, *_settlement(nothing))
 
         await self._until_heard(once)
 
@@ -291,11 +288,16 @@ class RedisAdmission:
         return task
 
 
+def _keys(entry: LedgerEntry) -> list[str]:
+    """What one reservation lies under: itself, its lease, its ledger."""
+    tenant = entry.tenant_id
+    return [reservation_key(tenant, entry.request_id), leases_key(tenant), stream_key(tenant)]
+
+
 def _settlement(entry: LedgerEntry) -> tuple[list[str], Arguments]:
     """The keys and arguments of `settle.lua`."""
-    tenant, request_id = entry.tenant_id, entry.request_id
-    keys = [reservation_key(tenant, request_id), leases_key(tenant), stream_key(tenant)]
-    return keys, [request_id, entry.prompt_tokens + entry.completion_tokens, entry.cost_microusd, encode(entry)]
+    tokens = entry.prompt_tokens + entry.completion_tokens
+    return _keys(entry), [entry.request_id, tokens, entry.cost_microusd, encode(entry)]
 
 
 def _state(reply: Sequence[int]) -> RateLimitState:

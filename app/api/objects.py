@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import OutOfRange
-from app.interfaces import Objects
+from app.storage.objects import Objects
 
 Reading = AbstractAsyncContextManager[AsyncIterator[bytes]]
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?|bytes=-(\d{1,18})")

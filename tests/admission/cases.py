@@ -108,7 +108,7 @@ async def admitted(admission: RedisAdmission, who: Principal, request_id: str, *
 async def taken_back(admission: RedisAdmission, who: Principal, request_id: str) -> None:
     """Release what this call may hold, as for a caller that has gone before it learned of it."""
     asked = admission.questions.ask(who, call(), choice(), request_id)
-    await admission._take_back(asked.lost, asked.keys[:3])
+    await admission._take_back(asked.lost)
 
 
 async def ledger(store: RedisStore, tenant: str = "acme") -> list[LedgerEntry]:

@@ -15,8 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from app.errors import BodyTooLarge, Damaged, InvalidRequest, NotFound, Unavailable
-from app.interfaces import Objects
 from app.settings import ObjectStoreSettings, SettingsError, Training
+from app.storage.objects import Objects
 from app.storage.objects.bucket import BucketObjects
 from app.storage.objects.local import LocalObjects
 from app.storage.objects.requests import TIMEOUT, Requests, connected

@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.admin.services import AdminServices
 from app.errors import Unavailable
-from app.interfaces import Objects, Policy
+from app.interfaces import Policy
 from app.observability.training import TrainingMetrics
 from app.storage.administration import audit
 from app.storage.administration.change import Change, changing, outage, reading
+from app.storage.objects import Objects
 from app.storage.tuning.jobs import Budget
 from app.storage.tuning.leases import Terms
 from app.types import Pool, Principal

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
-from app.interfaces import Objects
+from app.storage.objects import Objects
 from app.storage.objects.staging import STALE_SECONDS
 from app.storage.tables import files as files_table
 from app.storage.tables import fine_tuning_jobs as jobs
