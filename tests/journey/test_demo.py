@@ -46,10 +46,12 @@ def _keys(demo: subprocess.Popen[bytes], written: Path, log: Path) -> dict[str, 
 def _asked(port: int, key: str) -> tuple[str, list[str]]:
     """The first answer, and what the cache had to do with each."""
     client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
-    texts, caches = [], []
+    texts: list[str] = []
+    caches: list[str] = []
     for question in ("How do I reset my password?", "How do I reset my password?", "How can I reset my password?"):
-        messages = [{"role": "user", "content": question}]
-        answer = client.chat.completions.with_raw_response.create(model="support", messages=messages)  # type: ignore[call-overload]
-        texts.append(answer.parse().choices[0].message.content)
+        answer = client.chat.completions.with_raw_response.create(
+            model="support", messages=[{"role": "user", "content": question}]
+        )
+        texts.append(answer.parse().choices[0].message.content or "")
         caches.append(answer.headers["x-cache"])
     return texts[0], caches
