@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tests.support.engine import running_server
 from tests.support.processes import free_port
-from tests.support.vllm import ENVIRONMENT, vllm_python
+from tests.support.vllm import ENVIRONMENT, vllm_command
 
 ENGINE_SECONDS = 60
 VLLM_SECONDS = 600
-_UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # else every server of the machine sits on the same core
+MAX_LORA_RANK = 8
 
 
 @dataclass(slots=True)
@@ -67,23 +67,18 @@ def fleet(kind: str, base: Path, count: int, *, loras: tuple[int, int], store: P
 
 def _engine(base: Path, loras: tuple[int, int]) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "app.engine", "--port", str(port), "--model", str(base), *_sizes(loras)]
+    command = [sys.executable, "-m", "app.engine", "--port", str(port), "--model", str(base)]
+    command += ["--max-loras", str(loras[0]), "--max-cpu-loras", str(loras[1])]
     return Server(command, f"http://127.0.0.1:{port}", ENGINE_SECONDS, {})
 
 
 def _vllm(base: Path, loras: tuple[int, int]) -> Server:
     port = free_port()
-    command = [str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--model", str(base), "--served-model-name", "base", "--dtype", "float32"]
-    command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", "8", *_sizes(loras)]
-    return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, {**ENVIRONMENT, **_UNBOUND})
+    command = vllm_command(base, port, max_loras=loras[0], max_cpu_loras=loras[1], max_lora_rank=MAX_LORA_RANK)
+    return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, ENVIRONMENT)
 
 
 def _vllm_with_plugin(store: Path, base: Path, loras: tuple[int, int]) -> Server:
     server = _vllm(base, loras)
     more = {"VLLM_PLUGINS": "tunegate", "TUNEGATE_ADAPTERS": str(store)}
     return replace(server, environment={**server.environment, **more})
-
-
-def _sizes(loras: tuple[int, int]) -> list[str]:
-    return ["--max-loras", str(loras[0]), "--max-cpu-loras", str(loras[1])]

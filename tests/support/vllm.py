@@ -21,6 +21,12 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONSAFEPATH": "1",  # our own folders must not shadow its packages
+    # The model runs in the engine's own process, on one thread that nothing pins. Else (vLLM 0.32, CPU build) a worker
+    # process beside it waits for its next step with `sched_yield`, for a second after each: one call a second takes a
+    # whole core. And two servers' threads, spinning at their barriers on the same two cores, answer a tenth.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
 }
 
 
@@ -43,22 +49,36 @@ def vllm_server(
     served_model_name: str = "base",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Start vLLM on a free port and yield its URL and process.
-
-    float32, so that its greedy tokens are those of the float32 engine and of the golden transcripts: bfloat16 rounds
-    the activations too and may decide a near tie the other way.
-    """
-    python, port = vllm_python(), free_port()
-    # fmt: off
-    command = [
-        str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model", str(model), "--served-model-name", served_model_name, "--dtype", "float32", "--enforce-eager",
-        "--enable-lora", "--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras),
-        "--max-lora-rank", str(max_lora_rank),
-    ]
-    # fmt: on
+    """Start vLLM on a free port and yield its URL and process."""
+    port = free_port()
+    command = vllm_command(
+        model,
+        port,
+        max_loras=max_loras,
+        max_cpu_loras=max_cpu_loras,
+        max_lora_rank=max_lora_rank,
+        served_model_name=served_model_name,
+    )
     url = f"http://127.0.0.1:{port}"
     with running_server(
         command, url, seconds=START_SECONDS, environment={**ENVIRONMENT, **(environment or {})}
     ) as running:
         yield running
+
+
+def vllm_command(
+    model: Path, port: int, *, max_loras: int, max_cpu_loras: int, max_lora_rank: int, served_model_name: str = "base"
+) -> list[str]:
+    """The command line of one server, to be run in `ENVIRONMENT`.
+
+    float32, so that its greedy tokens are those of the float32 engine and of the golden transcripts: bfloat16 rounds
+    the activations too and may decide a near tie the other way.
+    """
+    # fmt: off
+    return [
+        str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
+        "--model", str(model), "--served-model-name", served_model_name, "--dtype", "float32", "--enforce-eager",
+        "--distributed-executor-backend", "uni", "--enable-lora", "--max-loras", str(max_loras),
+        "--max-cpu-loras", str(max_cpu_loras), "--max-lora-rank", str(max_lora_rank),
+    ]
+    # fmt: on
