@@ -39,7 +39,8 @@ class Channel(Protocol):
 
 
 class _Server(msgspec.Struct):
-    in_flight: dict[str, int]
+    in_flight: dict[str, int]  # waiting for a slot or for their adapter's load included
+    running: dict[str, int]
     uses: dict[str, int]
     names: dict[str, str]
 
@@ -109,11 +110,11 @@ class Gossip:
         names = {name: one.path for name, one in replica.registered.items() if name not in known}
         self._told[replica.url] = set(replica.registered)
         uses, replica.uses = dict(replica.uses), type(replica.uses)()
-        return _Server(dict(replica.running), uses, names)
+        return _Server(dict(replica.in_flight), dict(replica.running), uses, names)
 
     def _take_over(self, gateway: str, replicas: ReplicaSet, replica: Replica, server: _Server) -> None:
         now = self._clock()
-        replica.heard(gateway, server.in_flight, now)
+        replica.heard(gateway, server.in_flight, server.running, now)
         for name, path in server.names.items():
             if name not in replica.registered:
                 replica.register(name, path, now)

@@ -33,9 +33,10 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Calls that another gateway has in flight on a server, and when it said so."""
+    """Calls that another gateway has in flight on a server, those of them that it has sent, and when it said so."""
 
     in_flight: Mapping[str, int]
+    running: Mapping[str, int]
     at: float
 
 
@@ -63,6 +64,7 @@ class Replica:
     elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
     load_elsewhere: int = 0
     busy_elsewhere: frozenset[str] = frozenset()
+    running_elsewhere: frozenset[str] = frozenset()
 
     @property
     def total_load(self) -> int:
@@ -79,9 +81,9 @@ class Replica:
         """Whether a call in flight uses this model."""
         return model in self.in_flight or model in self.busy_elsewhere
 
-    def heard(self, gateway: str, in_flight: Mapping[str, int], now: float) -> None:
-        """Another gateway has these calls in flight there now."""
-        self.elsewhere[gateway] = Elsewhere(dict(in_flight), now)
+    def heard(self, gateway: str, in_flight: Mapping[str, int], running: Mapping[str, int], now: float) -> None:
+        """Another gateway has these calls in flight there now, and has sent those that are running."""
+        self.elsewhere[gateway] = Elsewhere(dict(in_flight), dict(running), now)
         self.forget_silent(now)
 
     def forget_silent(self, now: float) -> None:
@@ -89,6 +91,7 @@ class Replica:
         self.elsewhere = {name: one for name, one in self.elsewhere.items() if now - one.at <= HEARD_SECONDS}
         self.load_elsewhere = sum(sum(one.in_flight.values()) for one in self.elsewhere.values())
         self.busy_elsewhere = frozenset(name for one in self.elsewhere.values() for name in one.in_flight)
+        self.running_elsewhere = frozenset(name for one in self.elsewhere.values() for name in one.running)
         self.stirred.set()
 
     def enter(self, model: str) -> None:
@@ -118,7 +121,7 @@ class Replica:
 
     def may_go(self, model: str, *, held: bool) -> bool:
         """Whether a call in hold may go now; `held` once it has found no slot. The base model needs none."""
-        taken = {name for name, calls in self.in_flight.items() if calls > self.held[name]} | self.busy_elsewhere
+        taken = {name for name, calls in self.in_flight.items() if calls > self.held[name]} | self.running_elsewhere
         taken.discard(self.pool.base_model)
         slots = self.pool.max_loras
         runs = model == self.pool.base_model or model in taken
@@ -155,7 +158,7 @@ class Replica:
 
     def is_quiet(self, name: str) -> bool:
         """Whether no call that was sent under this name is still running, from here or elsewhere."""
-        return name not in self.running and name not in self.busy_elsewhere
+        return name not in self.running and name not in self.running_elsewhere
 
     def idle_least_recent(self, now: float) -> str | None:
         """The name to unload first: least recently used, unused for a while, with no call in flight."""

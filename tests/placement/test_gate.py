@@ -114,7 +114,7 @@ async def test_calls_that_were_held_share_one_slot() -> None:
 async def test_the_base_model_and_what_runs_there_wait_for_nothing() -> None:
     """They need no further slot; what another gateway runs there counts too."""
     server = Server()
-    server.replica.heard("other gateway", {"elsewhere": 1}, 0.0)
+    server.replica.heard("other gateway", {"elsewhere": 1}, {"elsewhere": 1}, 0.0)
     async with asyncio.timeout(10):
         for name in ("base", "running-3", "elsewhere"):
             await server.come(name)
@@ -164,10 +164,10 @@ async def test_what_another_gateway_ends_frees_a_slot() -> None:
     """What is heard wakes those held."""
     server = Server(slots=2)
     server.end("running-0")
-    server.replica.heard("other gateway", {"elsewhere": 1}, 0.0)
+    server.replica.heard("other gateway", {"elsewhere": 1}, {"elsewhere": 1}, 0.0)
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         group.create_task(server.come("held"))
         await _settle()
         assert server.gone == []
-        server.replica.heard("other gateway", {}, 0.5)
+        server.replica.heard("other gateway", {}, {}, 0.5)
     assert server.gone == ["held"]

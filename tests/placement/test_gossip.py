@@ -52,7 +52,7 @@ def test_gateways_choose_by_the_load_of_all(clock: Clock) -> None:
     home = one.call("x")
     one.servers.replicas[home].leave("x")
     for number in range(40):
-        two.servers.replicas[home].sent(f"busy-{number}")
+        two.servers.replicas[home].enter(f"busy-{number}")
     _exchange(one, two)
     assert one.servers.replicas[home].total_load == 40
     assert one.call("x") != home
@@ -81,11 +81,22 @@ def test_a_name_in_use_elsewhere_is_not_unloaded(clock: Clock) -> None:
         replica.register(adapter(number).id, adapter(number).path, clock())
     assert replica.idle_least_recent(clock()) is None, "both were used just now"
     clock.now += IDLE_SECONDS
-    two.servers.replicas["http://a"].sent(adapter(0).id)
+    there = two.servers.replicas["http://a"]
+    there.enter(adapter(0).id)
+    _exchange(one, two)
+    assert replica.idle_least_recent(clock()) == adapter(1).id
+    assert replica.is_quiet(adapter(0).id), (
+        "a call that waits for its adapter's load does not keep it from being loaded"
+    )
+    there.sent(adapter(0).id)
     _exchange(one, two)
     assert replica.idle_least_recent(clock()) == adapter(1).id
     assert not replica.is_quiet(adapter(0).id)
-    two.servers.replicas["http://a"].ended(adapter(0).id)
+    there.ended(adapter(0).id)
+    there.leave(adapter(0).id)
+    replica.forget(adapter(1).id)
+    assert replica.idle_least_recent(clock()) is None
+    clock.now += IDLE_SECONDS
     _exchange(one, two)
     assert replica.idle_least_recent(clock()) == adapter(0).id
     assert replica.is_quiet(adapter(0).id)
@@ -104,7 +115,7 @@ def test_an_adapter_that_one_has_loaded_is_known_to_all(clock: Clock) -> None:
 def test_a_silent_gateway_is_forgotten(clock: Clock) -> None:
     """One that was killed has no calls in flight after a while."""
     one, two = Gateway(clock), Gateway(clock)
-    two.servers.replicas["http://a"].sent("x")
+    two.servers.replicas["http://a"].enter("x")
     _exchange(one, two)
     replica = one.servers.replicas["http://a"]
     assert (replica.total_load, replica.distinct_adapters) == (1, 1)
@@ -147,7 +158,7 @@ async def _talking(gateway: Gateway, url: str) -> AsyncIterator[None]:
 async def test_gateways_hear_one_another_over_redis(clock: Clock, redis_url: str) -> None:
     """The channel is a real Redis."""
     one, two = Gateway(clock), Gateway(clock)
-    one.servers.replicas["http://b"].sent("x")
+    one.servers.replicas["http://b"].enter("x")
     async with _talking(one, redis_url), _talking(two, redis_url), asyncio.timeout(10):
         while two.servers.replicas["http://b"].total_load != 1:
             await asyncio.sleep(0.02)

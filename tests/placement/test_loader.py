@@ -119,7 +119,7 @@ async def test_a_name_is_not_registered_again_while_its_old_calls_run(bench: Ben
     bench.replica.ended(adapter(1).id)
     await loading
     assert adapter(1).id in bench.server.names
-    bench.replica.heard("another", {adapter(2).id: 1}, bench.clock())
+    bench.replica.heard("another", {adapter(2).id: 1}, {adapter(2).id: 1}, bench.clock())
     loading = asyncio.create_task(bench.loader.ensure(bench.replica, adapter(2)))
     await asyncio.sleep(0.05)
     bench.clock.now += QUIET_SECONDS + 0.1
@@ -135,11 +135,11 @@ async def test_a_name_that_was_just_taken_off_waits_for_what_others_tell(bench: 
     loading = asyncio.create_task(bench.loader.ensure(bench.replica, adapter(1)))
     await asyncio.sleep(0.05)
     assert adapter(1).id not in bench.server.names
-    bench.replica.heard("another", {adapter(1).id: 1}, bench.clock())
+    bench.replica.heard("another", {adapter(1).id: 1}, {adapter(1).id: 1}, bench.clock())
     bench.clock.now += TOLD_SECONDS
     await asyncio.sleep(0.05)
     assert adapter(1).id not in bench.server.names, "the other gateway's call runs"
-    bench.replica.heard("another", {}, bench.clock())
+    bench.replica.heard("another", {}, {}, bench.clock())
     await loading
     assert adapter(1).id in bench.server.names
 
