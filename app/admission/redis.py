@@ -7,7 +7,7 @@ lease runs out. All keys of a request share the hash tag `{tenant}` and the cloc
 
 Fail mode: without Redis `LocalShare` decides, if there is one: rates open to a share, budgets closed but for a small
 allowance. Otherwise closed: a call is refused with 503, since no budget can be promised. What must still be said to
-Redis (a settlement, a release) is said again, by tasks of our own, until it has been heard; the scripts are idempotent.
+Redis (a settlement, a release) is said until it has been heard (`app/admission/unheard.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import structlog
 from msgspec.structs import replace
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -28,13 +27,13 @@ from app.admission.local import LocalShare
 from app.admission.question import USUAL, AdmissionConfig, Arguments, Question, Questions
 from app.admission.refusal import refusal
 from app.admission.scripting import load
+from app.admission.unheard import Unheard
 from app.errors import GatewayError, Unavailable
 from app.storage.ledger import encode, stream_key
 from app.storage.redis import RedisDown, RedisStore, RedisUnreached
 from app.types import Account, Call, Choice, LedgerEntry, Outcome, Principal, RateLimitState
 
-AGAIN_SECONDS = 0.05  # between two attempts on a connection that comes and goes
-REFUSED_SECONDS = 1.0
+GIVE_BACK_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
 UNKNOWN, WAS_LOST = 3, 2
 TAKEN_BACK, REFUSED = 2, 0
@@ -42,8 +41,6 @@ DEGRADED, SHORTENED = 7, 8  # their places in a reply
 ANY_LENGTH = -1
 
 __all__ = ["AdmissionConfig", "HeldReservation", "Outstanding", "RedisAdmission"]
-
-_logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ class RedisAdmission:
         self._local = local
         self._on_outage = on_outage
         self._on_settled = on_settled
-        self._pending: set[asyncio.Task[None]] = set()
+        self._unheard = Unheard(store)
         self._held: dict[str, HeldReservation] = {}
 
     @property
@@ -119,7 +116,7 @@ class RedisAdmission:
         try:
             reply = await self._store.run(self._reserve, ask.keys, ask.args)
         except asyncio.CancelledError:
-            self._in_background(self._take_back(ask.lost))
+            self._take_back(ask.lost)
             raise
         except (RedisDown, ResponseError) as exc:
             return self._hold(self._without_redis(ask, call, choice, exc))
@@ -149,13 +146,13 @@ class RedisAdmission:
         """
         tenant, accounts = ask.lost.tenant_id, ask.accounts.accounts
         try:
-            if self._local is None or len(self._pending) >= self._config.max_pending:
+            if self._local is None or len(self._unheard) >= self._config.max_pending:
                 raise Unavailable("Limits cannot be checked right now; try again shortly.") from exc
             state = self._local.admit(tenant, accounts, ask.tokens, ask.lost.cost_microusd)
         except GatewayError:
             self._on_outage("admission", "refused")
             if not isinstance(exc, RedisUnreached):
-                self._in_background(self._take_back(ask.lost))
+                self._take_back(ask.lost)
             raise
         self._on_outage("admission", "admitted")
         if ask.may_be_shortened:
@@ -212,7 +209,7 @@ class RedisAdmission:
         except (RedisDown, ResponseError, asyncio.CancelledError) as exc:
             # Whether the script ran is unknown; it is idempotent, so it is simply run again, by a task of our own.
             self._on_outage("ledger", "kept")
-            self._in_background(self._until_heard(lambda: self._settle_once(held, entry)))
+            self._unheard.say(lambda: self._settle_once(held, entry))
             if isinstance(exc, asyncio.CancelledError):
                 raise
 
@@ -233,12 +230,11 @@ class RedisAdmission:
         if held.is_local and self._local is not None:
             held.is_local = False
             self._local.done(entry.tenant_id, held.accounts.accounts)
-        await asyncio.wait({self._in_background(self._take_back(entry, forget=True))}, timeout=REFUSED_SECONDS)
+        await asyncio.wait({self._take_back(entry, forget=True)}, timeout=GIVE_BACK_SECONDS)
 
     async def drain(self) -> None:
         """Wait for what must still be said to Redis."""
-        if self._pending:
-            await asyncio.wait(self._pending, timeout=DRAIN_SECONDS)
+        await self._unheard.drain(DRAIN_SECONDS)
 
     def _refusal(self, accounts: Sequence[Account], reply: Sequence[bytes | int]) -> Exception:
         account = accounts[int(reply[1]) - 1]
@@ -257,7 +253,7 @@ class RedisAdmission:
         self._held.pop(entry.request_id, None)
         self._on_settled(entry.tenant_id)
 
-    async def _take_back(self, held: LedgerEntry, *, forget: bool = False) -> None:
+    def _take_back(self, held: LedgerEntry, *, forget: bool = False) -> asyncio.Task[None]:
         keys, mark_ms = _keys(held), 0 if forget else self._config.lease_seconds * 1000
         nothing = replace(held, prompt_tokens=0, completion_tokens=0, cost_microusd=0, outcome=Outcome.FAILED)
 
@@ -266,26 +262,7 @@ class RedisAdmission:
             if done == WAS_LOST:
                 await self._store.run(self._settle, *_settlement(nothing))
 
-        await self._until_heard(once)
-
-    async def _until_heard(self, say: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        while True:
-            await self._store.connected()
-            try:
-                await say()
-            except RedisDown:
-                await asyncio.sleep(AGAIN_SECONDS)
-            except ResponseError as exc:  # out of memory, a script that was killed: it may pass
-                _logger.warning("redis_refuses", error=str(exc)[:200])
-                await asyncio.sleep(REFUSED_SECONDS)
-            else:
-                return
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
-        return task
+        return self._unheard.say(once)
 
 
 def _keys(entry: LedgerEntry) -> list[str]:

@@ -53,6 +53,6 @@ async def test_what_the_local_share_held_is_given_back_there() -> None:
         assert local.running == 0
         giving.cancel()
         await asyncio.gather(giving, return_exceptions=True)
-        for task in admission._pending:
+        for task in admission._unheard._tasks:
             task.cancel()
-        await asyncio.gather(*admission._pending, return_exceptions=True)
+        await asyncio.gather(*admission._unheard._tasks, return_exceptions=True)

@@ -101,8 +101,8 @@ async def test_what_waits_for_redis_is_bounded() -> None:
         for i in range(50):
             with pytest.raises(Unavailable):
                 await admission.reserve(principal(), call(), choice(), f"no{i}")
-        assert len(admission._pending) == 3
-        for task in admission._pending:
+        assert len(admission._unheard._tasks) == 3
+        for task in admission._unheard._tasks:
             task.cancel()
 
 

@@ -71,7 +71,7 @@ async def weathered(folder: Path, *, seconds: float) -> Weather:
             await asyncio.gather(*callers)
             async with asyncio.timeout(SETTLED_SECONDS):
                 await store.connected()
-                while admission._pending:
+                while admission._unheard._tasks:
                     await admission.drain()
         async with RedisStore.connect(server.url, operation_timeout_seconds=30) as store:
             account = await counters(store, "tenant:acme")
