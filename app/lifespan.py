@@ -49,6 +49,7 @@ from app.observability.tracing import NoTracing, Tracing
 from app.opening import Stores, cache_embedder, data_folder, open_objects, open_stores, own_embedder
 from app.pipeline import Stages, answer
 from app.placement.placement import ReplicaPlacement
+from app.placement.reports import PlacementReports
 from app.recording.egress import public_client
 from app.recording.flusher import Flusher
 from app.recording.recorder import Recorder
@@ -187,6 +188,7 @@ async def _open_way(stack: AsyncExitStack, settings: Settings, folder: Path, met
         reservations_outstanding=lambda: admission.outstanding.reservations,
         reserved_microdollars=lambda: admission.outstanding.microusd,
         breakers=health.states,
+        pools=placement.status,
     )
     way = Idempotency(stores.redis, identity.principal, partial(answer, stages))
     stack.push_async_callback(_flush_last, flusher)
@@ -210,7 +212,7 @@ def _placement(settings: Settings, metrics: Metrics, policy: PolicyReader, healt
         settings.all_pools(),
         breakers=health,
         served=policy.served,
-        observe=metrics.adapter,
+        reports=PlacementReports(metrics.adapter, metrics.placed),
     )
 
 

@@ -13,6 +13,7 @@ from app.types import Operation
 STATUSES = frozenset({200, 400, 401, 403, 404, 405, 409, 413, 422, 429, 499, 500, 502, 503, 504})
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up", "switched_off")
 LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+WAIT_SECONDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Counters:
@@ -44,6 +45,14 @@ class Counters:
             buckets=LOAD_SECONDS,
         )
         self.loads: Bounded[Histogram] = Bounded(loads.labels)
+        waits = Histogram(
+            "gateway_placement_wait_seconds",
+            "From a call's asking for a server to its sending: room, a slot, its adapter's load.",
+            ("pool",),
+            registry=registry,
+            buckets=WAIT_SECONDS,
+        )
+        self.waits: Bounded[Histogram] = Bounded(waits.labels)
         self._begin_at_zero()
         build = Gauge("gateway_build_info", "Always 1; what runs here.", ("version", "python"), registry=registry)
         build.labels(version("tunegate"), platform.python_version()).set(1)

@@ -9,7 +9,7 @@ request's body. A registry belongs to one `Metrics` object; nothing is global.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import Metric
@@ -22,7 +22,7 @@ from app.observability.surveyed import Surveyed
 from app.observability.training import TrainingMetrics
 from app.observability.variants import Arm, Families
 from app.observability.watched import Watched
-from app.types import CacheStatus, LedgerEntry
+from app.types import CacheStatus, LedgerEntry, PoolStatus
 
 OWN = frozenset({CacheStatus.MISS, CacheStatus.BYPASS})  # answered by an upstream, or not at all
 
@@ -97,6 +97,10 @@ class Metrics:
         if outcome != "unloaded":
             self._count.loads(pool, outcome).observe(seconds)
 
+    def placed(self, pool: str, seconds: float) -> None:
+        """A call has waited so long for a server of this pool with its adapter."""
+        self._count.waits(pool).observe(seconds)
+
     def redis_failed(self, error: str) -> None:
         """A Redis operation failed, with this class of error."""
         self._count.redis(error).inc()
@@ -128,6 +132,7 @@ class Metrics:
         reserved_microdollars: Callable[[], float] | None = None,
         breakers: Callable[[], Mapping[str, str]] | None = None,
         surveyed: Callable[[], Surveyed] | None = None,
+        pools: Callable[[], Sequence[PoolStatus]] | None = None,
     ) -> None:
         """Name who knows what stands now; asked at every scrape, so it must not wait."""
         for name, says, source in (
@@ -142,6 +147,8 @@ class Metrics:
             self._watched.breakers(breakers)
         if surveyed is not None:
             self._watched.surveyed(surveyed)
+        if pools is not None:
+            self._watched.pools(pools)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics with exemplars if the Accept header asks for it."""

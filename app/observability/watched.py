@@ -5,12 +5,14 @@ Fail mode: a value that has no source has no series, rather than a zero that loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from app.observability import pools, surveyed
 from app.observability.series import MAX_NAMES
-from app.observability.surveyed import Surveyed, families
+from app.observability.surveyed import Surveyed
+from app.types import PoolStatus
 
 BREAKER_STATES = ("closed", "open", "half_open")
 
@@ -22,6 +24,7 @@ class Watched:
         self._values: dict[tuple[str, str], Callable[[], float]] = {}
         self._breakers: Callable[[], Mapping[str, str]] | None = None
         self._surveyed: Callable[[], Surveyed] = Surveyed
+        self._pools: Callable[[], Sequence[PoolStatus]] = tuple
 
     def value(self, name: str, says: str, source: Callable[[], float]) -> None:
         """Ask this source for the gauge of that name."""
@@ -35,10 +38,16 @@ class Watched:
         """Ask this source for what waits in the stores."""
         self._surveyed = source
 
+    def pools(self, source: Callable[[], Sequence[PoolStatus]]) -> None:
+        """Ask this source for the servers of every pool."""
+        self._pools = source
+
     def ask(self) -> list[Metric]:
         """Ask every source once."""
         asked: list[Metric] = [GaugeMetricFamily(name, says, source()) for (name, says), source in self._values.items()]
-        asked += families(self._surveyed())
+        asked += surveyed.families(self._surveyed())
+        if described := self._pools():
+            asked += pools.families(described)
         return asked if self._breakers is None else [*asked, self._states(self._breakers())]
 
     @staticmethod

@@ -18,6 +18,7 @@ import structlog
 
 from app.placement.control import AlreadyLoaded, InvalidAdapter, ReplicaControl, ReplicaError
 from app.placement.replica import Clock, Replica
+from app.placement.reports import Observe, ignore
 from app.types import AdapterVersion
 
 ATTEMPTS = 3
@@ -28,13 +29,8 @@ TOLD_SECONDS = 1.0  # by then every gateway has told of a call that had begun wh
 NAMES_PER_PLACE = 8  # a name costs the server nothing; its weights leave host memory by the server's own LRU
 REMEMBER_INVALID_SECONDS = 30.0
 REMEMBER_FAILED_SECONDS = 1.0
-Observe = Callable[[str, str, float], None]
 Check = Callable[[Replica, AdapterVersion], Awaitable[None]]
 _log = structlog.get_logger()
-
-
-def ignore(pool: str, outcome: str, seconds: float) -> None:
-    """Observes nothing."""
 
 
 async def trust(replica: Replica, adapter: AdapterVersion) -> None:

@@ -22,16 +22,19 @@ from app.placement.control import InvalidAdapter, ReplicaControl, ReplicaError
 from app.placement.effect import EffectCheck
 from app.placement.endpoints import Endpoints
 from app.placement.gossip import Gossip
-from app.placement.loader import AdapterLoader, Observe, ignore
+from app.placement.loader import AdapterLoader
 from app.placement.replica import Clock, Replica
 from app.placement.replicas import ReplicaSet
+from app.placement.reports import PlacementReports
 from app.placement.watch import Served, Watch
 from app.types import Endpoint, Pool, PoolStatus, Provider, ReplicaStatus, Target
 
 RECONCILE_SECONDS = 2.0
+LOST_PART = 0.25  # of that time, between two looks at a server that is away
 REPLICAS_TO_TRY = 2
 HOLD_PART = 0.5  # of the time that a call has left, the most that it is held back; the rest is for its adapter's load
 RETRY_AFTER_SECONDS = 2
+NOBODY = PlacementReports()
 _log = structlog.get_logger()
 
 
@@ -74,18 +77,19 @@ class ReplicaPlacement:
         breakers: Breakers | None = None,
         served: Served | None = None,
         clock: Clock = time.monotonic,
-        observe: Observe = ignore,
+        reports: PlacementReports = NOBODY,
         reconcile_seconds: float = RECONCILE_SECONDS,
     ) -> None:
         breakers = breakers or NoBreakers()
         self._sets = {name: ReplicaSet(pool, clock=clock, usable=breakers.allows) for name, pool in pools.items()}
         self._endpoints = Endpoints(providers)
         self._clock = clock
+        self._reports = reports
         self._reconcile_seconds = reconcile_seconds
         self._control = ReplicaControl()
         self.gossip = Gossip(self._sets, clock=clock)
         self._effects = EffectCheck(self._control)
-        self._loader = AdapterLoader(self._control, clock=clock, observe=observe, check=self._effects)
+        self._loader = AdapterLoader(self._control, clock=clock, observe=reports.adapter, check=self._effects)
         self._watch = Watch(
             self._sets, self._control, self._loader, clock=clock, served=served, revived=breakers.succeeded
         )
@@ -119,6 +123,7 @@ class ReplicaPlacement:
             PoolStatus(
                 name,
                 replicas.pool.base_model,
+                replicas.waiting,
                 [_status(replica, self._loader.refused(replica)) for replica in replicas.replicas.values()],
             )
             for name, replicas in self._sets.items()
@@ -127,8 +132,9 @@ class ReplicaPlacement:
     async def run(self) -> None:
         """Look after the servers every few seconds, until cancelled; a slow load delays no look."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._again_and_again(self._watch.look))
-            group.create_task(self._again_and_again(self._watch.tend))
+            group.create_task(_again_and_again(self._watch.look, self._reconcile_seconds))
+            group.create_task(_again_and_again(self._watch.look_for_lost, self._reconcile_seconds * LOST_PART))
+            group.create_task(_again_and_again(self._watch.tend, self._reconcile_seconds))
 
     async def _learn_base(self, replicas: ReplicaSet) -> None:
         """Ask a pool's base model before there is traffic; one that is not up yet is asked beside its first adapter."""
@@ -138,17 +144,13 @@ class ReplicaPlacement:
                     await self._effects.learn(replica)
                 return
 
-    async def _again_and_again(self, job: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(self._reconcile_seconds)
-            await job()
-
     @asynccontextmanager
     async def _on_pool(self, target: Target, affinity: str) -> AsyncIterator[Endpoint]:
-        replicas = self._pool_for(target)
+        asked_at, replicas = self._clock(), self._pool_for(target)
         replica = await self._take(replicas, target, affinity)
         endpoint = self._endpoints.of_replica(replica, target)
         started = self._clock()
+        self._reports.placed(replicas.pool.name, started - asked_at)
         replica.sent(_model(target))
         try:
             yield endpoint
@@ -235,6 +237,12 @@ class ReplicaPlacement:
         ]
 
 
+async def _again_and_again(job: Callable[[], Awaitable[None]], seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await job()
+
+
 def _model(target: Target) -> str:
     return target.adapter.id if target.adapter is not None else target.model
 
@@ -245,6 +253,9 @@ def _status(replica: Replica, refused: Mapping[str, str]) -> ReplicaStatus:
         healthy=replica.healthy,
         in_flight=replica.total_load,
         adapters_in_flight=replica.distinct_adapters,
+        held=replica.held.total(),
+        loading=replica.load - replica.held.total() - replica.running.total(),
+        running=replica.running.total(),
         restarts=replica.restarts,
         has_plugin=replica.has_plugin is True,
         registered=list(replica.registered),

@@ -26,6 +26,7 @@ class ReplicaSet:
         self._clock = clock
         self._usable = usable
         self._left = asyncio.Event()
+        self.waiting = 0
 
     def choose(self, adapter: str | None, affinity: str, *, avoid: Iterable[str] = ()) -> Replica | None:
         """The server for one more call, or None: there is none but those to avoid, or the best is full.
@@ -54,9 +55,13 @@ class ReplicaSet:
         self._left.set()
 
     async def wait_for_room(self) -> None:
-        """Return when a call has ended somewhere."""
+        """Return when a call has ended somewhere; who waits meanwhile is counted in `waiting`."""
         self._left.clear()
-        await self._left.wait()
+        self.waiting += 1
+        try:
+            await self._left.wait()
+        finally:
+            self.waiting -= 1
 
     async def wait_for_slot(self, replica: Replica, model: str, *, at_most: float) -> None:
         """Return when a call that has entered there may go; past its hold, and past `at_most` seconds, it may anyway.

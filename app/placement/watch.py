@@ -62,6 +62,11 @@ class Watch:
         every = [replica for replicas in self._sets.values() for replica in replicas.replicas.values()]
         await asyncio.gather(*(self._look_at(replica) for replica in every))
 
+    async def look_for_lost(self) -> None:
+        """Ask those that are away whether they are back."""
+        every = [replica for replicas in self._sets.values() for replica in replicas.replicas.values()]
+        await asyncio.gather(*(self._look_at(replica) for replica in every if not replica.healthy))
+
     async def tend(self) -> None:
         """Do what the plans say: take stale names off, load what should be warm."""
         served = None if self._served is None else self._served()

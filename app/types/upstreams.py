@@ -73,12 +73,19 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """A server as one gateway process sees it; `gpu` and `host` are least recently used first."""
+    """A server as one gateway process sees it.
+
+    `in_flight` and `adapters_in_flight` count the calls of all gateways; `held` for a slot, `loading` their adapter and
+    `running` are its own. `gpu` and `host` are least recently used first.
+    """
 
     url: str
     healthy: bool
     in_flight: int
     adapters_in_flight: int
+    held: int
+    loading: int
+    running: int
     restarts: int
     has_plugin: bool
     registered: list[str]
@@ -89,8 +96,9 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """A pool as one gateway process sees it."""
+    """A pool as one gateway process sees it; `waiting` are its calls that wait for room on any server."""
 
     name: str
     base_model: str
+    waiting: int
     replicas: list[ReplicaStatus]

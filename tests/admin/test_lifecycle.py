@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from app.storage.base_shapes import BaseShapes
 from app.storage.janitor import Janitor
 from app.storage.policy import PolicyReader
 from app.storage.signatures import PREFIX, Signers
-from app.types import PoolStatus, ReplicaStatus
 from tests.support.admin_app import application, client, services
+from tests.support.pools import SEEN
 
 ENGINE = Path(str(files("app.engine") / "assets"))
 
@@ -241,10 +242,7 @@ async def test_the_rule_for_cold_starts_reaches_the_gateways(
 
 async def test_the_state_of_the_pools_is_shown(engine: AsyncEngine, tmp_path: Path) -> None:
     """What placement says of its servers, as JSON; a gateway without pools has none."""
-    replica = ReplicaStatus("http://a", True, 1, 1, 0, False, ["x"], ["x"], ["x"], {"y": "no"})
-    told = [PoolStatus("main", "base", [replica])]
-    async with client(application(services(engine, tmp_path, pools=lambda: told))) as admin:
-        (pool,) = (await admin.get("/pools")).json()["data"]
-        assert pool["replicas"][0]["refused"] == {"y": "no"}
+    async with client(application(services(engine, tmp_path, pools=lambda: [SEEN]))) as admin:
+        assert (await admin.get("/pools")).json() == {"object": "list", "data": [asdict(SEEN)]}
     async with client(application(services(engine, tmp_path))) as admin:
         assert (await admin.get("/pools")).json() == {"object": "list", "data": []}

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from tests.cli.conftest import Shell
 from tests.support.gateway import Gateway
+from tests.support.pools import SEEN
 
 ACME = Path(str(files("app.engine") / "assets" / "adapters" / "acme"))
 
@@ -117,6 +119,28 @@ def test_adapters(shell: Shell) -> None:
     assert "no such alias" in failed(shell, "adapters", "unalias", "four", "support", "champion")
     (shell.folder / "empty").mkdir()
     assert "path: adapter_config.json is not there" in failed(shell, "adapters", "add", "four", "x", "empty")
+
+
+def test_pools(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing without a pool; with one a line for each server, and its names in JSON."""
+    assert "nothing yet" in shell("pools").out
+    assert run(shell, "pools") == {"object": "list", "data": []}
+    monkeypatch.setattr("app.cli.admin.pools.call", lambda *_: {"data": [asdict(SEEN)]})
+    header, line = shell("pools").out.splitlines()
+    assert dict(zip(header.split(), line.split(), strict=True)) == {
+        "pool": "main",
+        "url": "http://a",
+        "healthy": "True",
+        "restarts": "5",
+        "running": "1",
+        "held": "3",
+        "loading": "2",
+        "in_flight": "9",
+        "registered": "3",
+        "host": "2",
+        "gpu": "1",
+        "refused": "1",
+    }
 
 
 def test_usage(shell: Shell) -> None:

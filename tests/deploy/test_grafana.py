@@ -25,6 +25,7 @@ from app.observability.metrics import Metrics
 from app.observability.surveyed import Surveyed
 from app.types import CacheStatus, Outcome
 from tests.observability.test_metrics import ENTRY
+from tests.support.pools import SEEN
 from tests.support.processes import free_port, stop
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,7 @@ def told() -> Metrics:
     metrics.refused("key", "requests_per_minute")
     metrics.guarded("number")
     metrics.adapter("vllm", "loaded", 0.2)
+    metrics.placed("vllm", 0.2)
     metrics.redis_failed("TimeoutError")
     metrics.compared("support", agreed=False)
     metrics.webhook("delivered")
@@ -55,6 +57,7 @@ def told() -> Metrics:
         reservations_outstanding=lambda: 1,
         reserved_microdollars=lambda: 2,
         breakers=lambda: {"openai": "closed"},
+        pools=lambda: [SEEN],
         surveyed=lambda: Surveyed({"queued": 1}, 30.0, 2, 0.0, {("support", "kept"): 1}),
     )
     return metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace as changed
 
 import pytest
 from hypothesis import given
@@ -20,32 +21,21 @@ from app.observability.training import HEARTBEATS, OUTCOMES, STAGES
 from app.storage import outbox as webhooks
 from app.storage.tuning import leases
 from app.storage.tuning.status import OPEN, Status
-from app.types import AccountKind, CacheStatus, LedgerEntry, Operation, Outcome
+from app.types import AccountKind, CacheStatus, Outcome
+from tests.support.entries import entry
+from tests.support.pools import SEEN
 
-ENTRY = LedgerEntry(
-    request_id="req_1",
-    tenant_id="acme",
-    team_id=None,
-    key_id="key_1",
-    user_hash=None,
-    operation=Operation.CHAT,
-    route="support",
+ADAPTER = "acme--support@0123456789ab"
+ENTRY = entry(
     variant="main",
     upstream="vllm",
-    model="acme--support@0123456789ab",
-    adapter_version="acme--support@0123456789ab",
-    prompt_tokens=10,
+    model=ADAPTER,
+    adapter_version=ADAPTER,
     completion_tokens=20,
     cached_tokens=4,
-    estimated=False,
     cost_microusd=35,
-    saved_microusd=0,
-    outcome=Outcome.OK,
-    status=200,
-    started_at=0.0,
     latency_ms=500,
     first_byte_ms=100,
-    cache=CacheStatus.MISS,
 )
 
 
@@ -178,6 +168,42 @@ def test_enums_of_other_stages_fit() -> None:
     for reason in GuardReason:
         metrics.guarded(reason)
         assert value(metrics, "gateway_cache_guard_refusals_total", reason=reason.value) == 1
+
+
+def test_the_servers_of_every_pool_are_shown() -> None:
+    """Who is well, where this gateway's calls are, what is held; a server that is gone has no series any more."""
+    metrics, there = Metrics(), [SEEN]
+    metrics.watch(pools=lambda: there)
+    server = {"pool": "main", "replica": "http://a"}
+    assert value(metrics, "gateway_pool_calls_waiting", pool="main") == 4
+    assert value(metrics, "gateway_replica_up", **server) == 1
+    assert value(metrics, "gateway_replica_restarts_total", **server) == 5
+    calls = {state: value(metrics, "gateway_replica_calls", **server, state=state) for state in ("held", "loading")}
+    assert calls == {"held": 3, "loading": 2}
+    assert value(metrics, "gateway_replica_calls", **server, state="running") == 1
+    held = {"registered": 3, "host": 2, "gpu": 1}
+    assert {level: value(metrics, "gateway_replica_adapters", **server, level=level) for level in held} == held
+    there[:] = [changed(SEEN, replicas=[changed(SEEN.replicas[0], healthy=False)])]
+    assert value(metrics, "gateway_replica_up", **server) == 0
+    there.clear()
+    assert value(metrics, "gateway_replica_up", **server) is None
+
+
+def test_many_servers_keep_the_number_of_series() -> None:
+    """Addresses come from discovery: past the bound servers have no series, pools still have theirs."""
+    metrics = Metrics()
+    many = [changed(SEEN.replicas[0], url=f"http://{number}") for number in range(3 * MAX_NAMES)]
+    metrics.watch(pools=lambda: [changed(SEEN, replicas=many)])
+    assert sum(name == "gateway_replica_up" for name, _ in series(metrics)) == MAX_NAMES
+
+
+def test_how_long_calls_wait_for_a_server_is_counted() -> None:
+    """By pool, in seconds."""
+    metrics = Metrics()
+    metrics.placed("main", 0.2)
+    metrics.placed("main", 3.0)
+    assert value(metrics, "gateway_placement_wait_seconds_bucket", pool="main", le="0.25") == 1
+    assert value(metrics, "gateway_placement_wait_seconds_sum", pool="main") == 3.2
 
 
 def test_what_stands_now_is_asked_at_every_scrape() -> None:

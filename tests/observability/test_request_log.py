@@ -13,32 +13,21 @@ import structlog
 
 from app.observability.logging import CHATTY, configure
 from app.observability.request_log import by_structlog, request_log
-from app.types import CacheStatus, LedgerEntry, Operation, Outcome
+from app.types import LedgerEntry
+from tests.support.entries import entry
 
-ENTRY = LedgerEntry(
-    request_id="req_1",
-    tenant_id="acme",
+ENTRY = entry(
+    number=1,
     team_id="team",
     key_id="key-secret",
     user_hash="user-secret",
-    operation=Operation.CHAT,
-    route="support",
     variant="main",
     upstream="pool",
     model="acme--tone@abc",
-    adapter_version=None,
     prompt_tokens=7,
-    completion_tokens=5,
-    cached_tokens=0,
-    estimated=False,
     cost_microusd=12,
-    saved_microusd=0,
-    outcome=Outcome.OK,
-    status=200,
-    started_at=1.0,
     latency_ms=40,
     first_byte_ms=9,
-    cache=CacheStatus.MISS,
 )
 Format = Literal["json", "console"]
 Level = Literal["debug", "info", "warning", "error"]

@@ -16,7 +16,8 @@ from app.backends.failover import Failover
 from app.backends.health import Health, RetryBudget
 from app.backends.provider import HttpBackend
 from app.errors import Unavailable
-from app.placement.placement import ReplicaPlacement
+from app.placement.placement import NOBODY, ReplicaPlacement
+from app.placement.reports import PlacementReports
 from app.types import Provider, Target
 from tests.backends.calls import Noted, call, choice
 from tests.placement.adapters import adapter, on_pool, pool
@@ -45,22 +46,24 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(count: int, **fields: Any) -> AsyncIterator[Fleet]:
+async def fleet(count: int, *, reports: PlacementReports = NOBODY, **fields: Any) -> AsyncIterator[Fleet]:
     """So many servers, one pool."""
     sizes = {name: fields[name] for name in ("max_loras", "max_cpu_loras") if name in fields}
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(fake_replica(FakeReplica(**sizes))) for _ in range(count)]
-        async with connected(servers, **fields) as connected_fleet:
+        async with connected(servers, reports, **fields) as connected_fleet:
             yield connected_fleet
 
 
 @asynccontextmanager
-async def connected(servers: Sequence[FakeReplica], **fields: Any) -> AsyncIterator[Fleet]:
+async def connected(
+    servers: Sequence[FakeReplica], reports: PlacementReports = NOBODY, **fields: Any
+) -> AsyncIterator[Fleet]:
     """One gateway process in front of these servers."""
     health = Health()
     pools = {"pool": pool(*(server.url for server in servers), **fields)}
     async with (
-        ReplicaPlacement({}, pools, breakers=health, reconcile_seconds=0.05) as placement,
+        ReplicaPlacement({}, pools, breakers=health, reports=reports, reconcile_seconds=0.05) as placement,
         HttpBackend() as backend,
     ):
         watching = asyncio.create_task(placement.run())
@@ -76,6 +79,31 @@ async def test_an_adapter_is_loaded_where_it_is_needed() -> None:
         for _ in range(5):
             assert await servers.ask(on_pool(adapter(1))) == adapter(1).path
         assert [server.loads.total() for server in servers.holding(adapter(1).id)] == [1]
+
+
+async def test_where_calls_are_is_told() -> None:
+    """A call waits for its adapter's load, then runs, then is gone; how long it waited is told when it is sent."""
+    placed: list[tuple[str, float]] = []
+    async with fleet(1, reports=PlacementReports(placed=lambda *told: placed.append(told))) as servers:
+
+        def there() -> tuple[int, int, int]:
+            (one,) = servers.placement.status()[0].replicas
+            return one.held, one.loading, one.running
+
+        servers.servers[0].hold_loads = asyncio.Event()
+        async with AsyncExitStack() as calls:
+            asked = asyncio.create_task(calls.enter_async_context(servers.placement.place(on_pool(adapter(1)), "me")))
+            async with asyncio.timeout(10):
+                while there() != (0, 1, 0):
+                    await asyncio.sleep(0.01)
+            assert not placed
+            servers.servers[0].hold_loads.set()
+            await asked
+            assert there() == (0, 0, 1)
+            ((pool_name, seconds),) = placed
+            assert pool_name == "pool"
+            assert seconds > 0
+        assert there() == (0, 0, 0)
 
 
 async def test_the_base_model_is_only_what_is_asked_for() -> None:

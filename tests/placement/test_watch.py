@@ -100,6 +100,23 @@ async def test_a_server_that_comes_back_is_told_to_the_breakers() -> None:
         assert bench.revived == [bench.server.url]
 
 
+async def test_servers_that_are_away_are_asked_by_themselves() -> None:
+    """The look between two rounds finds a server that is back, and leaves those that are well alone."""
+    async with _bench() as bench, fake_replica() as second:
+        bench.sources[:] = [bench.server.url, second.url]
+        bench.server.healthy = second.healthy = False
+        for _ in range(2):
+            await bench.round()
+        second.healthy = True
+        await bench.watch.look_for_lost()
+        assert bench.servers.replicas[second.url].healthy
+        assert not bench.replica.healthy
+        second.healthy = False
+        for _ in range(2):
+            await bench.watch.look_for_lost()
+        assert bench.servers.replicas[second.url].healthy, "nobody has asked it"
+
+
 async def test_a_version_that_nobody_can_call_drains_and_goes() -> None:
     """After a swap the old version stays while calls run on it and a while longer, then its name is taken off."""
     async with _bench() as bench:

@@ -21,34 +21,12 @@ from app.storage.ledger import decode, encode, entry_id, stream_key, unreadable_
 from app.storage.redis import RedisStore
 from app.storage.tables import ledger
 from app.storage.usage import append_ledger, usage
-from app.types import LedgerEntry, Operation, Outcome
+from app.types import LedgerEntry, Outcome
+from tests.support.entries import entry
 
 TENANTS = ("acme", "bloom")
 WAIT = 30
-ENTRY = LedgerEntry(
-    request_id="r",
-    tenant_id="acme",
-    team_id=None,
-    key_id="k1",
-    user_hash=None,
-    operation=Operation.CHAT,
-    route="support",
-    variant="main",
-    upstream="up",
-    model="model",
-    adapter_version=None,
-    prompt_tokens=10,
-    completion_tokens=5,
-    cached_tokens=0,
-    estimated=False,
-    cost_microusd=15,
-    saved_microusd=0,
-    outcome=Outcome.OK,
-    status=200,
-    started_at=1_764_000_000.0,
-    latency_ms=1,
-    first_byte_ms=None,
-)
+ENTRY = entry(cost_microusd=15, started_at=1_764_000_000.0)
 
 
 async def put(store: RedisStore, *entries: LedgerEntry) -> None:

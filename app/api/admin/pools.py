@@ -13,12 +13,20 @@ router = APIRouter(prefix="/pools", tags=["pools"], route_class=AdminRoute)
 
 
 class ReplicaJson(BaseModel):
-    """One server. `gpu` and `host` are least recently used first; `refused` says why a version was not loaded."""
+    """One server.
+
+    `in_flight` and `adapters_in_flight` count the calls of all gateways; `held` for a slot, `loading` their adapter and
+    `running` are those of the gateway that answers. `gpu` and `host` are least recently used first; `refused` says why
+    a version was not loaded.
+    """
 
     url: str
     healthy: bool
     in_flight: int
     adapters_in_flight: int
+    held: int
+    loading: int
+    running: int
     restarts: int
     has_plugin: bool
     registered: list[str]
@@ -28,10 +36,11 @@ class ReplicaJson(BaseModel):
 
 
 class PoolJson(BaseModel):
-    """One pool."""
+    """One pool; `waiting` are calls of the gateway that answers which wait for room on any server."""
 
     name: str
     base_model: str
+    waiting: int
     replicas: list[ReplicaJson]
 
 

@@ -1,10 +1,10 @@
-"""`tunegate tenants|teams|keys|routes|adapters|limits|provider-keys|cache|usage|audit`: verbs over the admin API."""
+"""`tunegate tenants`, `keys`, `routes`, `adapters`, `usage` and the rest of the verbs over the admin API."""
 
 from __future__ import annotations
 
 import typer
 
-from app.cli.admin import adapters, cache, callers, money, routes, usage
+from app.cli.admin import adapters, cache, callers, money, pools, routes, usage
 from app.cli.admin.group import plainly
 
 
@@ -22,4 +22,5 @@ def register(app: typer.Typer) -> None:
         ("usage", usage.usage()),
     ):
         app.add_typer(group, name=name)
+    app.command("pools")(pools.pools)
     app.command("audit")(plainly(money.audit))
