@@ -21,6 +21,7 @@ from app.api.front import Front
 from app.api.inference import Inference
 from app.api.leaving import LeavingProtocol
 from app.api.openapi import describe
+from app.api.server import Server
 from app.cache.minilm import MissingModel
 from app.lifespan import Gateway, new_request_id, running
 from app.observability.correlation import current_trace_id
@@ -87,7 +88,7 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     async with running(settings) as gateway, _metrics(settings, gateway.metrics):
-        server = uvicorn.Server(
+        server = Server(
             uvicorn.Config(
                 create_app(gateway),
                 host=settings.server.host,
