@@ -145,8 +145,8 @@ class UpstreamRefused(GatewayError):
 
     type = "invalid_request_error"
 
-    def __init__(self, status: int, payload: bytes) -> None:
-        super().__init__(f"the upstream refused the request with status {status}")
+    def __init__(self, status: int, payload: bytes, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(f"the upstream refused the request with status {status}", headers=headers)
         self.status = status
         self.payload = payload
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.metering import UNREADABLE
 from app.errors import InvalidRequest, Unavailable
 from app.interfaces import Embedder, TokenCounter
 from app.types import Call, Endpoint
@@ -26,6 +27,9 @@ class _Input(msgspec.Struct):
     input: str | list[str | int | list[int]]
     encoding_format: str | None = None
     dimensions: int | None = None
+
+
+_INPUT = msgspec.json.Decoder(_Input)
 
 
 @dataclass(slots=True)
@@ -55,7 +59,7 @@ class EmbeddedBackend:
         del request_id  # nobody to tell it to
         if self.embedder is None:
             raise Unavailable("The embedded model is switched off; set cache.semantic to true.", retry_after_seconds=60)
-        asked = msgspec.json.decode(call.body, type=_Input)
+        asked = _asked(call.body)
         texts = _texts(asked)
         if asked.dimensions not in (None, self.embedder.dimensions):
             raise InvalidRequest(f"dimensions: this model has {self.embedder.dimensions}", param="dimensions")
@@ -64,6 +68,14 @@ class EmbeddedBackend:
         vectors = await self.embedder.embed(texts)
         tokens = sum(self.count_tokens(text) for text in texts)
         yield Made(_body(vectors, call.route, tokens, asked.encoding_format == "base64"), endpoint)
+
+
+def _asked(body: bytes) -> _Input:
+    try:
+        return _INPUT.decode(body)
+    except UNREADABLE as exc:
+        field = next((name for name in _Input.__struct_fields__ if f"$.{name}" in str(exc)), None)
+        raise InvalidRequest(f"{field or 'body'}: {str(exc).split(' - at', maxsplit=1)[0]}", param=field) from None
 
 
 def _texts(asked: _Input) -> list[str]:

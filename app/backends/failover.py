@@ -50,6 +50,16 @@ class Failover:
         return _Attempts(self, targets, call, request_id, affinity, sent)
 
 
+class _Nobody:
+    """Takes the place of `Health` where nothing may be learned of an upstream."""
+
+    def sent(self, key: str) -> None: ...
+
+    def succeeded(self, key: str) -> None: ...
+
+    def failed(self, key: str, *, retry_after_seconds: float | None = None) -> None: ...
+
+
 class _Attempts:
     """One call's way through its targets."""
 
@@ -105,22 +115,26 @@ class _Attempts:
 
     @asynccontextmanager
     async def _attempt(self, target: Target) -> AsyncIterator[Begun]:
-        """One call to one target, from its placement to its end; its server's breaker hears how it began."""
+        """One call to one target, from its placement to its end; its server's breaker hears how it began.
+
+        It hears nothing of a call on the caller's own key: one tenant's spent quota is not the upstream's failure.
+        """
         failover = self._failover
+        health = _Nobody() if target.credential is not None else failover.health
         backend = failover.embedded if target.is_embedded else failover.backend
         async with failover.placement.place(target, self._affinity) as endpoint:
             self._sent(target)
             key = endpoint.replica or endpoint.upstream
-            failover.health.sent(key)
+            health.sent(key)
             begun: Begun | None = None
             try:
                 async with backend.open(endpoint, self._call, self._request_id) as upstream:
-                    begun = await begin(upstream, stream=self._call.stream, broke=partial(failover.health.failed, key))
-                    failover.health.succeeded(key)
+                    begun = await begin(upstream, stream=self._call.stream, broke=partial(health.failed, key))
+                    health.succeeded(key)
                     yield begun
             except UpstreamFailed as exc:
                 if begun is None and not exc.model_missing:
-                    failover.health.failed(key, retry_after_seconds=exc.retry_after_seconds)
+                    health.failed(key, retry_after_seconds=exc.retry_after_seconds)
                 raise
 
     def _may_retry(self, target: Target, exc: UpstreamFailed) -> bool:

@@ -7,11 +7,12 @@ servers stand behind this. Fields that are merely unknown pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 
-from app.backends.metering import NULL
+from app.backends.metering import NULL, UNREADABLE
 from app.errors import InvalidRequest
 
 # What no caller may reach through the gateway: code, files, addresses and queues of the serving machine.
@@ -70,9 +71,20 @@ def stripped(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
 def check(fields: Mapping[str, msgspec.Raw]) -> None:
     """Raise InvalidRequest, naming the field, for what one of our own servers must not be asked."""
     for name in fields.keys() & _BOUNDED:
-        _check_size(name, bytes(fields[name]))
+        with _readable(name):
+            _check_size(name, bytes(fields[name]))
     if "messages" in fields:
-        _refuse_remote_media(bytes(fields["messages"]))
+        with _readable("messages"):
+            _refuse_remote_media(bytes(fields["messages"]))
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """What cannot be read (another type, a number past all bounds) is the caller's mistake, by its name."""
+    try:
+        yield
+    except (*UNREADABLE, OverflowError) as exc:
+        raise InvalidRequest(f"{name}: this value cannot be read", param=name) from exc
 
 
 def _switches(raw: msgspec.Raw) -> msgspec.Raw:
@@ -80,7 +92,7 @@ def _switches(raw: msgspec.Raw) -> msgspec.Raw:
     try:
         given = _OBJECT.decode(raw)
         kept = {name: _SCALAR.decode(value) for name, value in given.items() if name in TEMPLATE_SWITCHES}
-    except msgspec.DecodeError:
+    except UNREADABLE:
         expected = f"an object with plain values for: {', '.join(sorted(TEMPLATE_SWITCHES))}"
         raise InvalidRequest(f"chat_template_kwargs: expected {expected}", param="chat_template_kwargs") from None
     return msgspec.Raw(msgspec.json.encode(kept))

@@ -54,6 +54,7 @@ class _Delta(msgspec.Struct):
 
 class _TextChoice(msgspec.Struct):
     delta: _Delta | None = None
+    message: _Delta | None = None
     text: str | None = None
 
 
@@ -133,6 +134,11 @@ def read_usage(body: bytes) -> Usage | None:
     return valid_usage(whole.usage)
 
 
+def emitted_text(body: bytes) -> str:
+    """The text that a whole JSON answer says, of all choices; none for embeddings."""
+    return _text(body)
+
+
 class Emitted:
     """The text that a stream has emitted so far, decoded as late as possible."""
 
@@ -179,7 +185,7 @@ def _text(data: bytes) -> str:
 
 
 def _of(choice: _TextChoice) -> str:
-    delta = choice.delta
+    delta = choice.delta or choice.message
     if delta is None:
         return choice.text or ""
     said = (delta.content or "") + (delta.refusal or "") + (delta.reasoning or delta.reasoning_content or "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+from app.backends.metering import emitted_text
 from app.backends.relay import Relay, error_event, read_usage, renamed
 from app.backends.stop import stopped
 from app.errors import UpstreamFailed
@@ -118,7 +119,9 @@ class Replier:
             yield last
 
     def _estimate(self, call: Call, body: bytes) -> Usage:
-        completion = self.count_tokens(body.decode("utf-8", "replace"))
+        completion = self.count_tokens(emitted_text(body))
+        if call.max_tokens is not None:
+            completion = min(completion, call.max_tokens * call.choices)
         return Usage(call.prompt_tokens_estimate, completion, estimated=True)
 
 

@@ -33,7 +33,7 @@ class Endpoints:
         if target.credential is None:
             return endpoint
         own = {"authorization": f"Bearer {target.credential}"}  # the caller's own key: used once, never kept
-        return replace(endpoint, headers={**endpoint.headers, **own})
+        return replace(endpoint, headers={**endpoint.headers, **own}, is_callers_own=True)
 
     def of_replica(self, replica: Replica, target: Target) -> Endpoint:
         """A server's address under the exact version's name, with the tenant's own salt for the prefix cache."""

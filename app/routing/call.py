@@ -83,11 +83,22 @@ async def parse(request: Request, bounds: Bounds) -> Call:
     body = await request.read()
     cache_control = request.headers.get(b"cache-control", b"").decode("latin-1").lower()
     fields = _decode(_RAW, body)
+    _check_utf8(body)
     if request.operation is Operation.CHAT:
         return _chat(body, fields, bounds, cache_control)
     if request.operation is Operation.COMPLETIONS:
         return _completion(body, fields, bounds, cache_control)
     return _embedding(body, fields)
+
+
+def _check_utf8(body: bytes) -> None:
+    """Raw fields are not looked into, so wrong bytes in them would be found late, or by an upstream."""
+    if body.isascii():
+        return
+    try:
+        body.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"The body is not UTF-8 at byte {exc.start}.", code="invalid_json") from None
 
 
 def _decode(decoder: Any, body: bytes) -> Any:

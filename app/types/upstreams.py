@@ -65,6 +65,7 @@ class Endpoint:
     headers: Mapping[str, str]
     replica: str | None = None
     cache_salt: str | None = None
+    is_callers_own: bool = False  # the caller's own key is in `headers`: what is refused there is the caller's affair
     connect_timeout_seconds: float = 2.0
     first_byte_timeout_seconds: float = 120.0
     idle_timeout_seconds: float = 60.0

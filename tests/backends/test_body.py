@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.backends.body import outgoing
-from app.backends.guard import HIGHEST, MOST_ITEMS, STRIPPED
+from app.backends.guard import HIGHEST, MOST_ITEMS, STRIPPED, check, stripped
 from app.errors import InvalidRequest
 from app.types import Operation
 from tests.backends.calls import call, endpoint
@@ -112,6 +112,23 @@ def test_our_own_servers_are_asked_for_nothing_without_a_bound(name: str, value:
         _sent(replica="http://up", **{name: value})
     assert caught.value.param == name
     assert _sent(**{name: value})[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("logit_bias", b'{"1":1e999}'),
+        ("logprobs", b"1e999"),
+        ("chat_template_kwargs", b'{"thinking":1e999}'),
+        ("messages", b'"a_url"'),
+        ("messages", b'[{"content":[{"image_url":"' + b"\xff" + b'"}]}]'),
+    ],
+)
+def test_what_cannot_be_read_is_the_callers_mistake(name: str, raw: bytes) -> None:
+    """Its field is named; it is no failure of ours."""
+    with pytest.raises(InvalidRequest) as caught:
+        check(stripped({name: msgspec.Raw(raw)}))
+    assert caught.value.param == name
 
 
 def test_what_openai_allows_passes() -> None:

@@ -81,3 +81,11 @@ async def test_a_gateway_without_embedder_says_so() -> None:
     with pytest.raises(Unavailable, match=r"cache\.semantic"):
         async with EmbeddedBackend(None, _letters).open(endpoint(""), call(Operation.EMBEDDINGS, input="a"), "req"):
             pass
+
+
+@pytest.mark.parametrize(("field", "value"), [("dimensions", "384"), ("encoding_format", 5), ("input", 7)])
+async def test_a_field_of_another_type_is_named(field: str, value: object) -> None:
+    """It is the caller's mistake, not ours."""
+    with pytest.raises(InvalidRequest) as caught:
+        await _made(None, **{"input": "abc", field: value})
+    assert caught.value.param == field

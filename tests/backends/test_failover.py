@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -175,3 +175,16 @@ async def test_every_call_that_goes_out_is_told_to_the_record() -> None:
     async with failover.reach(targets, call(stream=True), record, "r", "m"):
         pass
     assert record.targets == ["m1", "m2"]
+
+
+@pytest.mark.parametrize("act", [_failed(), _failed(retry_after_seconds=60.0), UpstreamRefused(401, b"")])
+async def test_a_call_on_the_callers_own_key_teaches_nothing_of_the_upstream(act: GatewayError) -> None:
+    """One tenant's spent quota or wrong key sets the provider aside for nobody else, and its success heals nothing."""
+    stage = Stage({"a": [act] * 9})
+    failover = Failover(stage, stage, stage, Health(), RetryBudget())
+    for _ in range(9):
+        own = choice(replace(target("a"), credential="sk-own"))
+        with pytest.raises(GatewayError):
+            await failover.reach(own, call(stream=True), Noted(), "req", "me").__aenter__()
+    assert failover.health.state("a") is State.CLOSED
+    assert failover.health.states() == {}

@@ -37,6 +37,14 @@ def test_a_refusal_of_our_credentials_is_a_failure_without_its_text(status: int)
     assert error.status == 502
 
 
+@pytest.mark.parametrize("status", [401, 402, 403, 429])
+def test_a_refusal_of_the_callers_own_key_is_the_callers(status: int) -> None:
+    """Its status and words, and when to come again; no other target is paid for instead."""
+    error = as_error(endpoint("http://up", is_callers_own=True), status, BODY, "7")
+    assert isinstance(error, UpstreamRefused)
+    assert (error.status, error.body(), error.headers) == (status, BODY, ((b"retry-after", b"7"),))
+
+
 @pytest.mark.parametrize("status", [100, 204, 301, 308, 408, 409, 425, 429, 500, 502, 503, 504, 599, 999])
 def test_what_may_pass_is_a_failure(status: int) -> None:
     """Another target may answer."""

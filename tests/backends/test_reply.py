@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,10 @@ from tests.support.provider import answer, events
 
 EVENTS = events("gpt", include_usage=True)
 REPLIER = Replier(approximate_tokens)
+
+
+def _letters(text: str) -> int:
+    return len(text)
 
 
 class _Kept:
@@ -46,6 +51,24 @@ async def test_a_whole_answer_without_usage_is_estimated() -> None:
     assert record.meter is not None
     assert record.meter.usage().estimated
     assert record.meter.usage().completion_tokens > 0
+
+
+async def test_an_estimate_counts_what_was_said_and_nothing_else() -> None:
+    """Log probabilities are not words, an embedding has none, and no more is charged than was allowed."""
+    message = {"role": "assistant", "content": "hi" * 4}
+    choices = [{"index": 0, "message": message, "logprobs": {"content": [{"token": "x" * 5000}]}}]
+    embedding = {"object": "list", "data": [{"embedding": [0.25] * 1536}], "model": "gpt"}
+    for body, limit, expected in (
+        ({"choices": choices}, None, 8),
+        ({"choices": choices}, 5, 5),
+        ({"choices": [{"text": "abc"}]}, None, 3),
+        (embedding, None, 0),
+    ):
+        record = Noted()
+        asked = replace(call(), max_tokens=limit)
+        await Replier(_letters).reply(target(), Canned([json.dumps(body).encode()]), asked, record, None)
+        assert record.meter is not None
+        assert record.meter.usage() == Usage(asked.prompt_tokens_estimate, expected, estimated=True)
 
 
 async def test_a_stream_is_settled_before_its_last_event() -> None:

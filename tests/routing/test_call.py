@@ -114,3 +114,10 @@ async def test_no_json_value_crashes_the_parser(value: Any, field: str) -> None:
     except InvalidRequest as exc:
         assert field != "unknown"
         assert exc.param is None or exc.param.startswith(field)
+
+
+async def test_bytes_that_are_no_text_are_refused_wherever_they_are() -> None:
+    """Fields that the gateway passes on unread too: no upstream and no check behind this one sees them."""
+    body = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"stop":"\xff"}'
+    with pytest.raises(InvalidRequest, match="UTF-8 at byte"):
+        await read(body)
