@@ -35,6 +35,7 @@ MARK_MS = 15_000
 RENEW_SECONDS = 5.0
 FREED_SECONDS = 0.1  # how long a refusal waits for its key to be freed; while Redis is away it is told all the same
 AGAIN_SECONDS = 0.1
+ERROR_EVENT = b'data: {"error"'  # what a stream that broke off ends with: no answer to be given again
 KEPT_HEADERS = (
     b"content-type", b"x-cache", b"x-tunegate-variant", b"x-tunegate-adapter", b"x-tunegate-max-tokens"
 )  # fmt: skip
@@ -166,7 +167,8 @@ class Idempotency:
                 headers=kept,
                 body=body if len(body) <= MAX_SAVED_BYTES else None,
             )
-            await self._replace(key, mark, msgspec.msgpack.encode(done))
+            broke = reply.stream and ERROR_EVENT in b"".join(running.blocks[-1:])
+            await self._replace(key, mark, b"" if broke else msgspec.msgpack.encode(done))
             running.end()
         except BaseException as exc:
             freed = asyncio.create_task(self._replace(key, mark, b""))

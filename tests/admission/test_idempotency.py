@@ -10,7 +10,8 @@ import pytest
 
 from app.admission import idempotency
 from app.admission.idempotency import MAX_SAVED_BYTES, Idempotency
-from app.errors import Conflict, GatewayError, InvalidRequest, RateLimited, Unavailable
+from app.backends.relay import error_event
+from app.errors import Conflict, GatewayError, InvalidRequest, RateLimited, Unavailable, UpstreamFailed
 from app.storage.redis import RedisStore
 from app.types import Operation, Principal, Reply, Request
 from tests.admission.cases import principal
@@ -164,6 +165,18 @@ async def test_a_refused_call_leaves_the_key_free(gate: Gate) -> None:
         await gate.ask(idempotency_key="a")
     gate.upstream.error = None
     await gate.ask(idempotency_key="a")
+    assert gate.upstream.asked == 2
+
+
+async def test_a_stream_that_broke_off_leaves_the_key_free(gate: Gate) -> None:
+    """Half an answer is none: the retry is made anew."""
+    gate.upstream.blocks = (b"data: one\n\n", error_event(UpstreamFailed("It broke off.")))
+    _, broken = await gate.ask(idempotency_key="k")
+    assert b"It broke off." in broken
+    gate.upstream.blocks = (b"data: one\n\n", b"data: [DONE]\n\n")
+    headers, whole = await gate.ask(idempotency_key="k")
+    assert whole.endswith(b"data: [DONE]\n\n")
+    assert b"idempotent-replayed" not in headers
     assert gate.upstream.asked == 2
 
 
