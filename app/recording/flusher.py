@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
 from app.storage.ledger import BudgetEvent, decode, decode_event, entry_id, stream_key, unreadable_key
 from app.storage.redis import RedisDown, RedisStore
@@ -74,7 +75,7 @@ class Flusher:
         self._tenants = tenants
         self._interval = interval_seconds
         self._on_lost = on_lost
-        self._outages: tuple[type[Exception], ...] = (RedisDown, *write_errors)
+        self._outages: tuple[type[Exception], ...] = (RedisDown, ResponseError, *write_errors)
         self._active: set[str] = set()
         self.backlog_entries = 0  # still in Redis when the last round ended
 
@@ -118,7 +119,7 @@ class Flusher:
         return flushed
 
     async def _count_backlog(self) -> None:
-        with suppress(RedisDown):
+        with suppress(RedisDown, ResponseError):
             lengths = await asyncio.gather(*(self._store.command("XLEN", stream_key(it)) for it in self._tenants()))
             self.backlog_entries = sum(lengths)
 

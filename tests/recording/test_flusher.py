@@ -146,6 +146,28 @@ async def test_an_unreadable_entry_is_set_aside_and_stops_nobody(store: RedisSto
     assert await store.command("XLEN", stream_key("acme")) == 0
 
 
+async def test_what_redis_refuses_is_tried_again(store: RedisStore) -> None:
+    """An entry that cannot be set aside now (Redis is full, say) waits in its stream, and the flusher lives on."""
+    await store.command("XADD", stream_key("acme"), "*", "e", b'{"not": "an entry"}')
+    await store.command("SET", unreadable_key("acme"), "of another type")
+
+    async def write(rows: Sequence[tuple[str, LedgerEntry]]) -> None:
+        """Nothing to write."""
+
+    flusher = Flusher(store, write, lambda: TENANTS, interval_seconds=0.01)
+    running = asyncio.create_task(flusher.run())
+    async with asyncio.timeout(WAIT):
+        while flusher.backlog_entries != 1:
+            await asyncio.sleep(0.01)
+        assert not running.done()
+        await store.command("DEL", unreadable_key("acme"))
+        while await store.command("XLEN", stream_key("acme")):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await store.command("XLEN", unreadable_key("acme")) == 1
+
+
 async def test_active_tenants_are_looked_at_each_round_and_all_of_them_now_and_then(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
