@@ -31,9 +31,11 @@ STRIPPED = frozenset(
         "priority",
         "prompt_embeds",
         "request_id",
+        "use_beam_search",
         "vllm_xargs",
     }
 )
+PARTS = frozenset({"audio_url", "image_url", "input_audio", "input_text", "refusal", "text", "video_url"})
 TEMPLATE_SWITCHES = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
 MOST_ITEMS = {"stop": 32, "stop_token_ids": 1024, "allowed_token_ids": 1024, "bad_words": 128, "logit_bias": 1024}
 HIGHEST = {"top_logprobs": 20, "logprobs": 20, "prompt_logprobs": 20}
@@ -75,7 +77,7 @@ def check(fields: Mapping[str, msgspec.Raw]) -> None:
             _check_size(name, bytes(fields[name]))
     if "messages" in fields:
         with _readable("messages"):
-            _refuse_remote_media(bytes(fields["messages"]))
+            _check_parts(bytes(fields["messages"]))
 
 
 @contextmanager
@@ -108,13 +110,21 @@ def _check_size(name: str, raw: bytes) -> None:
         raise InvalidRequest(f"{name}: expected a whole number from 0 to {HIGHEST[name]}", param=name)
 
 
-def _refuse_remote_media(messages: bytes) -> None:
-    """Only `data:` media may go to our own servers: they would fetch an address from inside our network."""
-    if b"_url" not in messages and b"\\u" not in messages:
+def _check_parts(messages: bytes) -> None:
+    """Only text and `data:` media may go to our own servers.
+
+    They would fetch an address from inside our network, unpickle tensors, and keep media under a caller's `uuid`, which
+    another tenant could name.
+    """
+    if messages.count(b"[") < 2:
         return
     for message in _MESSAGES.decode(messages):
         content = bytes(message.content)
         for part in _PARTS.decode(content) if content.startswith(b"[") else ():
+            kind = msgspec.json.decode(part.get("type", NULL))
+            if not isinstance(kind, str) or kind not in PARTS or "uuid" in part:
+                expected = f"parts of type {', '.join(sorted(PARTS))}, without a uuid"
+                raise InvalidRequest(f"messages: expected {expected}", param="messages")
             if any(_is_remote(value) for name, value in part.items() if name.endswith("_url")):
                 raise InvalidRequest("messages: media must be given inline, as a data: URL", param="messages")
 

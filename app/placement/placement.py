@@ -180,10 +180,12 @@ class ReplicaPlacement:
             raise Unavailable(message, retry_after_seconds=RETRY_AFTER_SECONDS) from None
 
     async def _first_that_can(self, replicas: ReplicaSet, target: Target, affinity: str, until: float) -> Replica:
-        avoid: list[str] = []
         adapter = None if target.adapter is None else target.adapter.id
-        message = f"No server of the pool '{target.upstream}' answers."
-        while len(avoid) < REPLICAS_TO_TRY and replicas.any_left(avoid=avoid):
+        refuses = f"The pool '{target.upstream}' cannot load the adapter version '{adapter}'."
+        avoid = [url for url, one in replicas.replicas.items() if adapter and self._loader.refuses(one, adapter)]
+        message = refuses if avoid else f"No server of the pool '{target.upstream}' answers."
+        most = len(avoid) + REPLICAS_TO_TRY
+        while len(avoid) < most and replicas.any_left(avoid=avoid):
             replica = replicas.choose(adapter, affinity, avoid=avoid)
             if replica is None:
                 await replicas.wait_for_room()
@@ -191,7 +193,7 @@ class ReplicaPlacement:
             try:
                 await self._enter(replicas, replica, target, until)
             except InvalidAdapter:
-                message = f"The pool '{target.upstream}' cannot load the adapter version '{adapter}'."
+                message = refuses
             except ReplicaError:
                 message = "The model could not be loaded just now."
             else:

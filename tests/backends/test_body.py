@@ -120,7 +120,6 @@ def test_our_own_servers_are_asked_for_nothing_without_a_bound(name: str, value:
         ("logit_bias", b'{"1":1e999}'),
         ("logprobs", b"1e999"),
         ("chat_template_kwargs", b'{"thinking":1e999}'),
-        ("messages", b'"a_url"'),
         ("messages", b'[{"content":[{"image_url":"' + b"\xff" + b'"}]}]'),
     ],
 )
@@ -179,6 +178,23 @@ def test_our_own_servers_fetch_no_addresses(part: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="messages"):
         _sent(replica="http://up", messages=messages)
     assert _sent(messages=messages)["messages"] == messages
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_pil", "image_pil": None},
+        {"type": "prompt_embeds", "prompt_embeds": "AAAA"},
+        {"type": "image_embeds", "image_embeds": "AAAA"},
+        {"type": "image_url", "image_url": {"url": "data:,x"}, "uuid": "another-tenants"},
+        {"text": "no type"},
+        {"type": ["text"], "text": "x"},
+    ],
+)
+def test_our_own_servers_get_parts_of_known_kinds_only(part: dict[str, Any]) -> None:
+    """No pickled tensors, and no names of media that another tenant has sent."""
+    with pytest.raises(InvalidRequest, match="messages"):
+        _sent(replica="http://up", messages=[{"role": "user", "content": [part]}])
 
 
 def test_an_escaped_key_is_seen_too() -> None:

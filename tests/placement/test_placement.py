@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.backends.health import Health, RetryBudget
 from app.backends.provider import HttpBackend
 from app.errors import Unavailable
 from app.placement.placement import NOBODY, ReplicaPlacement
+from app.placement.rendezvous import rank
 from app.placement.reports import PlacementReports
 from app.types import Provider, Target
 from tests.backends.calls import Noted, call, choice
@@ -133,6 +134,20 @@ async def test_a_server_that_cannot_load_is_passed_over() -> None:
         home.restart()
         home.load_answers = [(500, "no space left on device")] * 3
         assert await servers.ask(on_pool(adapter(1))) == adapter(1).path
+
+
+async def test_servers_that_have_refused_an_adapter_are_not_asked_again_before_the_others() -> None:
+    """Two of five lack its files: the first call may find only those, the next one finds another."""
+    async with fleet(5) as servers:
+        replicas = servers.placement._sets["pool"]
+        order = rank(adapter(1).id, tuple(replicas.replicas))
+        for server in servers.servers:
+            if server.url in order[:2]:
+                server.load_answers = [(404, "No adapter found")] * 9
+        with suppress(Unavailable):
+            await servers.ask(on_pool(adapter(1)))
+        assert await servers.ask(on_pool(adapter(1))) == adapter(1).path
+        assert all(server.url in order[2:] for server in servers.holding(adapter(1).id))
 
 
 async def test_a_load_that_takes_too_long_is_refused_with_a_time() -> None:
