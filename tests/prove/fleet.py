@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.engine import running_server
 from tests.support.processes import free_port
-from tests.support.vllm import ENVIRONMENT, vllm_command
+from tests.support.vllm import ENVIRONMENT, ONE_PROCESS, ONE_PROCESS_FLAGS, vllm_command
 
 ENGINE_SECONDS = 60
 VLLM_SECONDS = 600
@@ -75,7 +75,8 @@ def _engine(base: Path, loras: tuple[int, int]) -> Server:
 def _vllm(base: Path, loras: tuple[int, int]) -> Server:
     port = free_port()
     command = vllm_command(base, port, max_loras=loras[0], max_cpu_loras=loras[1], max_lora_rank=MAX_LORA_RANK)
-    return Server(command, f"http://127.0.0.1:{port}", VLLM_SECONDS, ENVIRONMENT)
+    environment = {**ENVIRONMENT, **ONE_PROCESS}
+    return Server([*command, *ONE_PROCESS_FLAGS], f"http://127.0.0.1:{port}", VLLM_SECONDS, environment)
 
 
 def _vllm_with_plugin(store: Path, base: Path, loras: tuple[int, int]) -> Server:

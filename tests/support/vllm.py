@@ -21,13 +21,17 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONSAFEPATH": "1",  # our own folders must not shadow its packages
-    # The model runs in the engine's own process, on one thread that nothing pins. Else (vLLM 0.32, CPU build) a worker
-    # process beside it waits for its next step with `sched_yield`, for a second after each: one call a second takes a
-    # whole core. And two servers' threads, spinning at their barriers on the same two cores, answer a tenth.
+}
+# For several servers on one machine: the model runs in the engine's own process, on one thread that nothing pins. Else
+# (vLLM 0.32, CPU build) a worker process beside it waits for its next step with `sched_yield`, for a second after each:
+# one call a second takes a whole core. And two servers' threads, spinning at their barriers on the same two cores,
+# answer a tenth. The words of some errors are a worker process's own, so a contract is asked of one that has it.
+ONE_PROCESS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }
+ONE_PROCESS_FLAGS = ("--distributed-executor-backend", "uni")
 
 
 def vllm_python() -> Path:
@@ -78,7 +82,7 @@ def vllm_command(
     return [
         str(vllm_python()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
         "--model", str(model), "--served-model-name", served_model_name, "--dtype", "float32", "--enforce-eager",
-        "--distributed-executor-backend", "uni", "--enable-lora", "--max-loras", str(max_loras),
-        "--max-cpu-loras", str(max_cpu_loras), "--max-lora-rank", str(max_lora_rank),
+        "--enable-lora", "--max-loras", str(max_loras), "--max-cpu-loras", str(max_cpu_loras),
+        "--max-lora-rank", str(max_lora_rank),
     ]
     # fmt: on
