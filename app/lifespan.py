@@ -119,6 +119,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         )
         background.start(stack, background.of_the_way(stores, way.flusher, way.placement))
         background.start(stack, background.of_the_stores(settings, metrics, stores, admin, objects, webhooks))
+        needed, useful = _checks(settings, stores, way.placement)
         yield Gateway(
             settings=settings,
             answer=way.answer,
@@ -131,11 +132,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
                 metrics=metrics.training,
             ),
             metrics=metrics,
-            needed={
-                "redis": partial(_redis_answers, stores.redis),
-                "policy": partial(_policy_is_fresh, stores.policy),
-            },
-            useful={"pools": way.placement.check},
+            needed=needed,
+            useful=useful,
         )
 
 
@@ -266,11 +264,24 @@ async def _flush_last(flusher: Flusher) -> None:
         _logger.warning("ledger_left_in_redis", error=type(exc).__name__, then="the next flusher brings it to SQL")
 
 
-async def _redis_answers(store: RedisStore) -> str | None:
+def _checks(
+    settings: Settings, stores: Stores, placement: ReplicaPlacement
+) -> tuple[dict[str, Check], dict[str, Check]]:
+    """What every call needs, and what is only useful: Redis is needed where nothing is admitted without it."""
+    needed: dict[str, Check] = {"policy": partial(_policy_is_fresh, stores.policy)}
+    useful: dict[str, Check] = {"pools": placement.check}
+    if settings.admission.without_redis == "refuse":
+        needed["redis"] = partial(_redis_answers, stores.redis, "calls are refused")
+    else:
+        useful["redis"] = partial(_redis_answers, stores.redis, "calls are admitted by this gateway's share")
+    return needed, useful
+
+
+async def _redis_answers(store: RedisStore, meanwhile: str) -> str | None:
     try:
         await store.ping()
     except (RedisDown, ResponseError):
-        return "Redis does not answer: limits and budgets cannot be checked"
+        return f"Redis does not answer: {meanwhile} (admission.without_redis)"
     return None
 
 

@@ -1,7 +1,8 @@
 """`/healthz` says that the process lives; `/readyz` says whether it can decide and serve, and names what it lacks.
 
-What every call needs (Redis, keys and routes) makes a gateway not ready. A pool without servers does not: it is the
-same for all gateways, and taking them all out of rotation would take fallbacks, other models and cached answers along.
+What every call needs makes a gateway not ready: keys and routes, and Redis where nothing is admitted without it. What
+is only useful does not: a pool without servers, or Redis under `admission.without_redis: local`. Those are away for all
+gateways at once, and taking them all out of rotation would take fallbacks, other models and the local share along.
 """
 
 from __future__ import annotations

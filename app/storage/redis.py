@@ -3,7 +3,8 @@
 A server that leaves one command unanswered for the operation timeout is treated as gone: everything asked of it fails
 at once, and so does every new command until a new connection has answered a PING in time. So a dead or slow Redis costs
 a request one timeout at most, and nothing once it is known. The client never retries: a script may have run although
-its answer was lost, and callers are idempotent instead.
+its answer was lost, and callers are idempotent instead. `on_error` is told the class of what ended or refused a
+connection, and of every command that Redis refuses (`OutOfMemoryError` at `maxmemory`).
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ class RedisStore:
                 self._tried.set()
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
+            connection.on_refusal = self._on_error
             self._connection = connection
             self._tried.set()
             self._up.set()

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 Argument = str | bytes | int | float
 
@@ -27,6 +28,7 @@ TICKS = 10  # a reply may take so many; more of them measure finer and cost more
 SLOW_TICKS = 5  # one that took so many was slow
 SLOW_IN_A_ROW = 2
 CONNECT_SECONDS = 1.0
+_FULL = "OOM command not allowed"  # in front, or, from a script in an older Redis, within
 _UNREADY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN")  # an answer, but not of a server that can serve us
 
 
@@ -67,14 +69,18 @@ class Address:
 
 
 class Connection(asyncio.Protocol):
-    """A connection in use; `lost` is done when it can be used no more, with the name of what ended it."""
+    """A connection in use; `lost` is done when it can be used no more, with the name of what ended it.
+
+    `on_refusal` is told the class of every error that Redis replies, but for a script that it does not know yet.
+    """
 
     def __init__(self, timeout_seconds: float) -> None:
+        self.on_refusal: Callable[[str], None] = lambda _: None
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self._closed = asyncio.Event()
         self._tick_seconds = timeout_seconds / TICKS
-        self._reader = hiredis.Reader(replyError=_error)
+        self._reader = hiredis.Reader(replyError=self._refusal)
         self._asked: deque[tuple[asyncio.Future[Any], int]] = deque()
         self._impatient: deque[tuple[asyncio.Future[Any], int]] = deque()
         self._unsent: list[bytes] = []
@@ -157,6 +163,12 @@ class Connection(asyncio.Protocol):
         self.end(type(exc).__name__ if exc is not None else "ConnectionClosed")
         self._closed.set()
 
+    def _refusal(self, text: str) -> Exception:
+        error = _error(text)
+        if not isinstance(error, NoScriptError):
+            self.on_refusal(type(error).__name__)
+        return error
+
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
         self._together.clear()
@@ -225,4 +237,4 @@ def _error(text: str) -> Exception:
         return NoScriptError(text)
     if text.startswith(_UNREADY):
         return RedisDown(text.partition(" ")[0])
-    return ResponseError(text)
+    return OutOfMemoryError(text) if _FULL in text else ResponseError(text)

@@ -23,7 +23,7 @@ def says(problem: str | None) -> Check:
 def readyz(needed: str | None, useful: str | None) -> tuple[int, dict[str, Any]]:
     """Status and body under these problems."""
     app = FastAPI()
-    app.include_router(router({"redis": says(needed)}, {"pools": says(useful)}))
+    app.include_router(router({"policy": says(needed)}, {"pools": says(useful)}))
     with TestClient(app) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         answer = client.get("/readyz")
@@ -43,5 +43,5 @@ def test_only_what_every_call_needs_takes_a_gateway_out(
     needed: str | None, useful: str | None, status: int, word: str
 ) -> None:
     """A pool that is away is said, and nothing more; a store that is away is 503; the process lives all the same."""
-    problems = {name: text for name, text in (("redis", needed), ("pools", useful)) if text}
+    problems = {name: text for name, text in (("policy", needed), ("pools", useful)) if text}
     assert readyz(needed, useful) == (status, {"status": word, "problems": problems})

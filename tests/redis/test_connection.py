@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from app.storage.redis import RedisDown, RedisStore, Script
 from app.storage.redis_connection import Address, Connection, _error
@@ -167,6 +167,18 @@ def test_what_redis_says_while_it_cannot_serve_counts_as_down() -> None:
     assert isinstance(_error("READONLY You can't write against a read only replica."), RedisDown)
     assert isinstance(_error("NOSCRIPT No matching script."), NoScriptError)
     assert isinstance(_error("WRONGTYPE Operation against a key"), ResponseError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "ERR Error running script: @user_script:1: -OOM command not allowed when used memory > 'maxmemory'",
+    ],
+)
+def test_a_full_server_is_known_by_what_it_says(text: str) -> None:
+    """A command of its own is refused in one way, one of a script in another by servers before Redis 7."""
+    assert type(_error(text)) is OutOfMemoryError
 
 
 @settings(deadline=None)

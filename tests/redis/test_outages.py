@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import OutOfMemoryError, ResponseError
 
-from app.storage.redis import RedisDown, RedisStore
+from app.storage.redis import RedisDown, RedisStore, Script
 from tests.support.fault_proxy import fault_proxy
 from tests.support.redis_server import RedisServer, redis_server
 
 WAIT = 10
+LONG = 5.0
 
 
 @pytest.fixture
@@ -72,6 +74,26 @@ async def test_a_gateway_starts_without_redis(tmp_path: Path) -> None:
             await answers(store)
         finally:
             server.close()
+
+
+async def test_every_refusal_is_counted_by_its_class(tmp_path: Path) -> None:
+    """At `maxmemory` reads go on and each refused write is told, also of a script; one not loaded yet is no refusal."""
+    errors: list[str] = []
+    write, read = Script("return redis.call('SET', KEYS[1], 'x')"), Script("return redis.call('GET', KEYS[1])")
+    with redis_server(tmp_path, "--maxmemory-policy", "noeviction") as server:
+        connected = RedisStore.connect(server.url, operation_timeout_seconds=LONG, on_error=errors.append)
+        async with connected as store:
+            await answers(store)
+            await store.command("CONFIG", "SET", "maxmemory", "1")
+            with pytest.raises(OutOfMemoryError):
+                await store.command("SET", "key", "x")
+            with pytest.raises(OutOfMemoryError):
+                await store.run(write, ["key"], [])
+            assert await store.run(read, ["key"], []) is None
+            assert errors == ["OutOfMemoryError"] * 2
+            with pytest.raises(ResponseError):
+                await store.read_together("HGET", "key")
+            assert errors[2:] == ["ResponseError"]
 
 
 async def test_a_slow_server_counts_as_down(server: RedisServer) -> None:

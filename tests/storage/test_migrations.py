@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.storage.database import database, migrate
+from app.storage.database import UnknownSchema, database, migrate
 from app.storage.tables import metadata, policy_revision
 from tests.support.postgres import new_database
+
+WAIT = 60
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -55,6 +59,45 @@ async def test_migrating_again_changes_nothing(empty_database: str) -> None:
         await migrate(engine)
         async with engine.connect() as connection:
             assert await connection.run_sync(differences) == []
+
+
+async def test_a_schema_of_a_newer_version_is_served_as_it_is(empty_database: str) -> None:
+    """A gateway of the version before starts after the migration: what was added stays, what it needs is there."""
+    await _change(
+        empty_database, "UPDATE alembic_version SET version_num = '9999'", "ALTER TABLE tenants ADD COLUMN new TEXT"
+    )
+    async with database(empty_database) as engine, engine.connect() as connection:
+        assert (await connection.execute(select(policy_revision.c.revision))).all() == [(0,)]
+        assert (await connection.execute(text("SELECT version_num FROM alembic_version"))).all() == [("9999",)]
+        assert (await connection.execute(text("SELECT new FROM tenants"))).all() == []
+
+
+async def test_an_unknown_schema_that_lacks_what_is_needed_is_refused(empty_database: str) -> None:
+    """A version too old for the schema, or another application's database: the first missing column is named."""
+    await _change(empty_database, "UPDATE alembic_version SET version_num = 'other'", "DROP TABLE cold_starts")
+    with pytest.raises(UnknownSchema, match=r"DATABASE_URL: .* revision other .* \(cold_starts\."):
+        async with database(empty_database):
+            pass
+
+
+async def _change(url: str, *statements: str) -> None:
+    """Do this to a database that this version has migrated."""
+    async with database(url) as engine, engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+def test_migrating_a_newer_schema_succeeds_and_says_so(empty_database: str, tmp_path: Path) -> None:
+    """`tunegate migrate` of the version before leaves with 0, and a warning names the revision."""
+    asyncio.run(_change(empty_database, "UPDATE alembic_version SET version_num = '9999'"))
+    config = tmp_path / "tunegate.yaml"
+    config.write_text(f"data_folder: {tmp_path / 'data'}\ndatabase_url: {empty_database}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "app.cli", "migrate", "--config", str(config)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "schema_is_newer" in line]
+    assert "warning" in line
+    assert "9999" in line
 
 
 async def test_an_unknown_kind_of_database_is_refused_by_name() -> None:
