@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import structlog
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
 
+from app.api.admin.fields import PRINTABLE
 from app.api.body import streamed
 from app.api.fine_tuning.guard import Caller, FilesRoute, Services, UploadRoute
 from app.api.fine_tuning.services import TrainingServices
+from app.api.fine_tuning.uploads import Upload
 from app.api.multipart import Multipart, Part
 from app.api.objects import ObjectResponse, respond_with
 from app.errors import InvalidRequest
@@ -26,6 +29,7 @@ EXPIRY_SECONDS = (3600, 2_592_000)
 uploads = APIRouter(tags=["files"], route_class=UploadRoute)
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=FilesRoute)
 FileId = Annotated[str, Path(pattern=r"^file-[A-Za-z0-9_-]{1,35}$", description="The file.")]
+Store = Callable[[AsyncIterator[bytes]], Awaitable[Stored]]
 _logger = structlog.get_logger()
 
 
@@ -75,20 +79,21 @@ async def upload(request: Request, caller: Caller, services: Services) -> FileJs
     file_id = f"file-{secrets.token_hex(12)}"
     async with AsyncExitStack() as unless_kept:
         unless_kept.push_async_callback(services.objects.delete_all, files.owner(file_id))
-        fields, filename, stored = await _received(form, services, caller.tenant_id, file_id)
-        now = services.clock()
-        file = File(
-            id=file_id,
-            tenant_id=caller.tenant_id,
-            filename=filename,
-            purpose=_purpose(fields),
-            bytes=stored.bytes,
-            sha256=stored.sha256,
-            created_at=now,
-            expires_at=_expiry(fields, now),
-        )
-        async with services.write() as connection:
-            await files.add(connection, file, max_stored_bytes=services.limits.max_stored_bytes)
+        with services.uploads.one(caller.tenant_id) as one:
+            fields, filename, stored = await _received(form, partial(_stored, services, one, file_id))
+            now = services.clock()
+            file = File(
+                id=file_id,
+                tenant_id=caller.tenant_id,
+                filename=filename,
+                purpose=_purpose(fields),
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                created_at=now,
+                expires_at=_expiry(fields, now),
+            )
+            async with services.write() as connection:
+                await files.add(connection, file, max_stored_bytes=services.limits.max_stored_bytes)
         unless_kept.pop_all()
     _logger.info("file_uploaded", tenant=file.tenant_id, file=file.id, bytes=file.bytes, purpose=file.purpose)
     return FileJson.of(file)
@@ -98,8 +103,8 @@ async def upload(request: Request, caller: Caller, services: Services) -> FileJs
 async def listing(
     caller: Caller,
     services: Services,
-    purpose: Annotated[str | None, Query(max_length=64)] = None,
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    purpose: Annotated[str | None, Query(max_length=64, pattern=PRINTABLE)] = None,
+    after: Annotated[str | None, Query(max_length=64, pattern=PRINTABLE)] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
 ) -> FilesPage:
@@ -147,9 +152,7 @@ async def _get(services: TrainingServices, tenant_id: str, file_id: str) -> File
         return await files.get(connection, tenant_id, file_id, now=services.clock())
 
 
-async def _received(
-    form: Multipart, services: TrainingServices, tenant_id: str, file_id: str
-) -> tuple[dict[str, str], str, Stored]:
+async def _received(form: Multipart, store: Store) -> tuple[dict[str, str], str, Stored]:
     """Fields, file name and what was stored; a purpose that comes before the file is judged before its bytes."""
     fields: dict[str, str] = {}
     filename, stored = "", None
@@ -160,7 +163,7 @@ async def _received(
             if "purpose" in fields:
                 _purpose(fields)
             filename = _filename(part)
-            stored = await _stored(form, services, tenant_id, file_id)
+            stored = await store(form.content())
         else:
             raise InvalidRequest("file: expected one file, in the part `file`.", param="file")
     if stored is None:
@@ -170,13 +173,11 @@ async def _received(
     return fields, filename, stored
 
 
-async def _stored(form: Multipart, services: TrainingServices, tenant_id: str, file_id: str) -> Stored:
+async def _stored(services: TrainingServices, one: Upload, file_id: str, content: AsyncIterator[bytes]) -> Stored:
     async with services.read() as connection:
-        room = services.limits.max_stored_bytes - await files.stored_bytes(connection, tenant_id)
-    if room <= 0:
-        raise files.over_quota(services.limits.max_stored_bytes)
-    most = min(room, services.limits.max_file_bytes)
-    return await services.objects.put(files.owner(file_id), form.content(), max_bytes=most)
+        kept = await files.stored_bytes(connection, one.tenant_id)
+    counted = one.counted(content, kept=kept, most=services.limits.max_stored_bytes)
+    return await services.objects.put(files.owner(file_id), counted, max_bytes=services.limits.max_file_bytes)
 
 
 def _filename(part: Part) -> str:
@@ -193,13 +194,17 @@ def _purpose(fields: Mapping[str, str]) -> str:
     return purpose
 
 
-def _expiry(fields: Mapping[str, Any], now: float) -> float | None:
+def _expiry(fields: Mapping[str, str], now: float) -> float | None:
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None
     low, high = EXPIRY_SECONDS
-    right = anchor == "created_at" and seconds is not None and seconds.isdecimal() and low <= int(seconds) <= high
-    if not right or seconds is None:
+    if anchor != "created_at" or (after := _whole(seconds or "", low, high)) is None:
         message = f"expires_after: expected the anchor created_at and seconds from {low} to {high}."
         raise InvalidRequest(message, param="expires_after")
-    return now + int(seconds)
+    return now + after
+
+
+def _whole(text: str, low: int, high: int) -> int | None:
+    """The number that is written there, if it is one of this range; Python reads no more than 4,300 digits."""
+    return int(text) if text.isdecimal() and len(text) <= len(str(high)) and low <= int(text) <= high else None

@@ -8,13 +8,14 @@ commits it.
 from __future__ import annotations
 
 import asyncio
+from functools import reduce
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Header, Path, Request, Response
 
 from app.api.body import streamed
-from app.api.fine_tuning import artifacts
+from app.api.fine_tuning import artifacts, stops
 from app.api.fine_tuning.guard import BlobRoute, Services, TrainerRoute
 from app.api.fine_tuning.messages import (
     BeatJson,
@@ -34,17 +35,19 @@ from app.api.objects import ObjectResponse, respond_with
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.observability.training import QUEUED
 from app.storage.archives import judge
-from app.storage.tuning import checkpoints, events, files, leases, registering
+from app.storage.tuning import checkpoints, events, files, leases, progress, registering
 from app.storage.tuning.checkpoints import Checkpoint
 from app.storage.tuning.events import JobEvent
 from app.storage.tuning.files import File
 from app.storage.tuning.jobs import Job
 from app.storage.tuning.leases import Beat, Stay, Trainer
+from app.storage.tuning.progress import Progress
 from app.storage.tuning.registering import Trained
 from app.storage.tuning.status import Status
 
 ASK_SECONDS = 0.5  # between two looks into the queue for a trainer that waits
 router = APIRouter(prefix="/training/v1", tags=["training"], route_class=TrainerRoute)
+router.include_router(stops.router)
 blobs = APIRouter(prefix="/training/v1", tags=["training"], route_class=BlobRoute)
 JobId = Annotated[str, Path(pattern=r"^ftjob-[A-Za-z0-9_-]{1,34}$", description="The job.")]
 BlobId = Annotated[Sha256, Path()]
@@ -73,7 +76,7 @@ async def claim(body: ClaimJson, request: Request, services: Services) -> dict[s
 @router.post("/jobs/{job_id}/heartbeat")
 async def heartbeat(job_id: JobId, body: BeatJson, token: Token, services: Services) -> CommandJson:
     """Keep a lease, and hear what to do."""
-    said = Beat(body.stage, body.step, body.total_steps, body.seconds_left)
+    said = Beat(**body.model_dump())
     try:
         async with services.write() as connection:
             answer = await leases.beat(connection, job_id, token, said, services.terms, now=services.clock())
@@ -89,8 +92,10 @@ async def heartbeat(job_id: JobId, body: BeatJson, token: Token, services: Servi
 async def add_events(job_id: JobId, body: EventsJson, token: Token, services: Services) -> None:
     """Append to a job's log; an event that comes twice is kept once."""
     async with services.write() as connection:
-        await leases.hold(connection, job_id, token)
+        job = await leases.hold(connection, job_id, token)
         await events.append(connection, job_id, [JobEvent(**event.model_dump()) for event in body.events])
+        told = (progress.told_by(event.data) for event in body.events if event.type == "metrics")
+        await progress.keep(connection, job_id, job.progress, reduce(Progress.and_then, told, job.progress))
 
 
 @router.get("/jobs/{job_id}/files/{file_id}", status_code=200, response_class=ObjectResponse)
@@ -152,13 +157,16 @@ async def checkpoint(job_id: JobId, body: CheckpointJson, token: Token, services
 @router.post("/jobs/{job_id}/complete")
 async def complete(job_id: JobId, body: CompletionJson, token: Token, services: Services) -> CompletedJson:
     """Register what was trained and end the job; repeated, it answers the same."""
-    async with services.read() as connection:
-        known = await leases.find(connection, job_id)
-    if _is_done(known, body):
-        return _completed(known)
-    async with services.write() as connection:
-        held = await leases.hold(connection, job_id, token)
-    ended = await (_registered(services, held, body) if held.provider is None else _noted(services, held, body))
+    if (known := await _done(services, job_id, body)) is not None:
+        return known
+    try:
+        async with services.write() as connection:
+            held = await leases.hold(connection, job_id, token)
+        ended = await (_registered(services, held, body) if held.provider is None else _noted(services, held, body))
+    except Conflict:  # the same question, asked again while the first was being answered, may have been the faster one
+        if (known := await _done(services, job_id, body)) is not None:
+            return known
+        raise
     _logger.info("job_succeeded", job=ended.id, tenant=ended.tenant_id, version=ended.version_id)
     services.metrics.ended(ended.status)
     _count_stay(services, leases.stay(held, now=services.clock()))
@@ -257,10 +265,13 @@ async def _noted(services: TrainingServices, job: Job, body: CompletionJson) -> 
         return await registering.register_provider_model(change, job, body.provider_model, body.trained_tokens)
 
 
-def _is_done(job: Job, body: CompletionJson) -> bool:
+async def _done(services: TrainingServices, job_id: str, body: CompletionJson) -> CompletedJson | None:
+    """The answer to a completion that has taken effect already."""
+    async with services.read() as connection:
+        job = await leases.find(connection, job_id)
     same = body.provider_model if job.provider else body.adapter_sha256
     made = job.version_id if job.provider else job.adapter_sha256
-    return job.status == Status.SUCCEEDED and same is not None and same == made
+    return _completed(job) if job.status == Status.SUCCEEDED and same is not None and same == made else None
 
 
 def _completed(job: Job) -> CompletedJson:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import httpx2
 import pytest
 
 from app.api.fine_tuning.services import FileLimits
+from app.api.fine_tuning.uploads import AT_ONCE
 from app.api.objects import asked_range
 from app.errors import OutOfRange
 from app.storage.database import database
@@ -194,6 +196,16 @@ async def test_a_file_that_an_open_job_needs_stays(app: TrainingApp, acme: httpx
             400,
             "expires_after",
         ),
+        (
+            form(
+                ('name="purpose"', b"fine-tune"),
+                ('name="file"; filename="t"', LINE),
+                ('name="expires_after[anchor]"', b"created_at"),
+                ('name="expires_after[seconds]"', b"9" * 5000),
+            ),
+            400,
+            "expires_after",
+        ),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, int | str) else "form",
 )
@@ -221,18 +233,69 @@ async def test_an_upload_that_breaks_off_leaves_nothing(app: TrainingApp, acme: 
 
 
 async def test_a_tenants_files_have_one_bound_together(app: TrainingApp, acme: httpx2.AsyncClient) -> None:
-    """The file that would pass it is refused with `insufficient_quota`, or while it comes; others are not hit."""
+    """The file that would pass it is refused with `insufficient_quota` while it comes; others are not hit."""
     client = app.client("acme", limits=FileLimits(1000, 1000, 1))
     await uploaded(client, b"x" * 600)
     sent: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("t", b"x" * 500)}}
-    assert (await client.post("/v1/files", **sent)).status_code == 413
-    await uploaded(client, b"x" * 400)
-    refused = await client.post("/v1/files", **sent)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
-    assert refused.headers["x-should-retry"] == "false"
+    for more in (400, 0):
+        refused = await client.post("/v1/files", **sent)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+        assert refused.headers["x-should-retry"] == "false"
+        if more:
+            await uploaded(client, b"x" * more)
     assert len(kept(app)) == 2
     await app.tenant("bloom")
     await uploaded(app.client("bloom", limits=FileLimits(1000, 1000, 1)), b"x" * 600)
+
+
+def held(begun: asyncio.Event, go: asyncio.Event, *blocks: bytes) -> dict[str, Any]:
+    """A request whose file comes in these blocks; the first at once, the others when `go` is set."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--edge\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        yield b'--edge\r\nContent-Disposition: form-data; name="file"; filename="t"\r\n\r\n' + blocks[0]
+        begun.set()
+        await go.wait()
+        for block in blocks[1:]:
+            yield block
+        yield b"\r\n--edge--\r\n"
+
+    return {"content": body(), "headers": {"content-type": "multipart/form-data; boundary=edge"}}
+
+
+async def test_uploads_under_way_count_against_what_a_tenant_may_keep(
+    app: TrainingApp, acme: httpx2.AsyncClient
+) -> None:
+    """Six begin with more than half of the room each: one goes on, five are refused while it does, not at their end."""
+    client = app.client("acme", limits=FileLimits(1000, 1000, 1))
+    go = asyncio.Event()
+    blocks = (b"x" * 600, b"x" * 100)
+    under_way = {asyncio.create_task(client.post("/v1/files", **held(asyncio.Event(), go, *blocks))) for _ in range(6)}
+    async with asyncio.timeout(30):
+        while len(under_way) > 1:
+            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for refused in (task.result() for task in done):
+                assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    go.set()
+    assert (await under_way.pop()).status_code == 200
+    assert app.services.uploads.tenants == {}
+    await uploaded(client, b"x" * 300)
+
+
+async def test_a_tenant_has_a_bounded_number_of_uploads_at_once(app: TrainingApp, acme: httpx2.AsyncClient) -> None:
+    """The one too many is told when to come again, before its body; another tenant's goes through, its own later."""
+    begun, go = [asyncio.Event() for _ in range(AT_ONCE)], asyncio.Event()
+    sent = [asyncio.create_task(acme.post("/v1/files", **held(one, go, LINE))) for one in begun]
+    await asyncio.gather(*(one.wait() for one in begun))
+    refused = await acme.post(
+        "/v1/files", **form(('name="purpose"', b"fine-tune"), ('name="file"; filename="t"', LINE))
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert (refused.json()["error"]["param"], refused.headers["retry-after"]) == ("file", "2")
+    await uploaded(await app.tenant("bloom"), LINE)
+    go.set()
+    assert {answer.status_code for answer in await asyncio.gather(*sent)} == {200}
+    await uploaded(acme, LINE)
 
 
 async def test_a_file_past_its_date_is_gone(app: TrainingApp, acme: httpx2.AsyncClient) -> None:

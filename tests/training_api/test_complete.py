@@ -134,6 +134,19 @@ async def test_a_model_that_a_gateway_shows_can_be_called_there(
     assert late.current().route(work.tenant, name) is not None
 
 
+async def test_completions_asked_at_once_are_answered_alike(
+    app: TrainingApp, acme: httpx2.AsyncClient, tmp_path: Path
+) -> None:
+    """A trainer that asks again while it is being answered hears the same, not that its job is over."""
+    for kind in range(3):
+        work = await claimed(app, acme)
+        members, said = adapter(app, tmp_path / f"made-{kind}")
+        artifact = await work.put(tar(members))
+        answers = await asyncio.gather(*(work.complete(artifact=artifact, **said) for _ in range(6)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.text for answer in answers}) == 1
+
+
 async def test_a_completion_whose_answer_was_lost_is_answered_again(
     app: TrainingApp, acme: httpx2.AsyncClient, tmp_path: Path
 ) -> None:

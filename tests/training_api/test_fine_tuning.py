@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -99,6 +100,8 @@ async def test_a_job_is_made_as_openai_shows_it(app: TrainingApp, acme: httpx2.A
         ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
         ({"metadata": {"k" * 65: ""}}, "metadata"),
         ({"metadata": {"k": "v" * 513}}, "metadata"),
+        ({"metadata": {"k": "\0"}}, "metadata"),
+        ({"metadata": {"\ud800": "v"}}, "metadata"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
         ({"epochs": 3}, "epochs"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
@@ -123,7 +126,8 @@ async def test_what_cannot_be_trained_is_refused_by_name(
 ) -> None:
     """OpenAI's ranges; the field is named and no job is made."""
     body = {"model": app.base, "training_file": await uploaded(acme), **change}
-    answer = await acme.post(JOBS, json={key: value for key, value in body.items() if value is not None})
+    sent = json.dumps({key: value for key, value in body.items() if value is not None})
+    answer = await acme.post(JOBS, content=sent, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["param"] == param, answer.text
     assert (await acme.get(JOBS)).json()["data"] == []
@@ -207,6 +211,27 @@ async def test_jobs_are_listed_newest_first_and_by_metadata(app: TrainingApp, ac
     assert seen == ids[::-1]
     odd = (await acme.get(JOBS, params={"metadata[kind]": "1", "metadata[all]": "yes"})).json()["data"]
     assert [job["id"] for job in odd] == [ids[3], ids[1]]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "param"),
+    [
+        (JOBS, {"metadata[\0]": "x"}, "metadata"),
+        (JOBS, {"metadata[k]": "\0"}, "metadata"),
+        (JOBS, {"after": "\0"}, "after"),
+        (JOBS, {"limit": "9" * 5000}, "limit"),
+        ("/v1/files", {"after": "\0"}, "after"),
+        ("/v1/files", {"purpose": "\0"}, "purpose"),
+        ("/v1/files", {"limit": "9" * 5000}, "limit"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_what_no_database_takes_is_the_callers_error(
+    acme: httpx2.AsyncClient, path: str, query: dict[str, str], param: str
+) -> None:
+    """A null character, a number of 5,000 digits: 400 with the field's name, not a database that does not answer."""
+    answer = await acme.get(path, params=query)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 async def test_two_creations_at_once_do_not_pass_the_bound_on_open_jobs(

@@ -408,3 +408,20 @@ async def test_a_trainer_reads_the_files_of_its_job_only(app: TrainingApp, acme:
     part = await app.trainer().get(f"{path}/{file}", headers={**fence(claimed), "range": "bytes=2-"})
     assert (part.status_code, part.content) == (206, b"cdef")
     assert (await app.trainer().get(f"{path}/{other}", headers=fence(claimed))).status_code == 404
+
+
+async def test_a_null_character_in_a_trainers_words_is_shown_as_what_it_is_not(
+    app: TrainingApp, acme: httpx2.AsyncClient
+) -> None:
+    """PostgreSQL keeps none, and a trainer would send them again for ever: a provider's line, an error's words."""
+    job = await app.job(acme)
+    trainer = app.trainer()
+    trainer.headers.update(fence(await app.claim(trainer)))
+    event = {"id": "e1", "created_at": 1, "level": "info", "type": "message", "message": "a\0b"}
+    path = f"/training/v1/jobs/{job['id']}"
+    assert (await trainer.post(f"{path}/events", json={"events": [event]})).status_code == 204
+    failure = {"code": "training_failed", "message": "c\0d"}
+    assert (await trainer.post(f"{path}/fail", json=failure)).status_code == 204
+    assert (await acme.get(f"{JOBS}/{job['id']}")).json()["error"]["message"] == "c\ufffdd"
+    log = (await acme.get(f"{JOBS}/{job['id']}/events")).json()["data"]
+    assert [one["message"] for one in log[:2]] == ["The job failed: c\ufffdd", "a\ufffdb"]

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.api.admin.fields import PRINTABLE
 from app.api.fine_tuning.bases import Base, base_of
 from app.api.fine_tuning.guard import Caller, Services, TuningRoute
-from app.api.fine_tuning.requests import AUTO, MAX_SEED, NewJob
+from app.api.fine_tuning.requests import AUTO, MAX_SEED, NewJob, is_text
 from app.errors import InvalidRequest, NotFound
 from app.storage.administration.change import outage
 from app.storage.tuning import checkpoints, events, files, jobs
@@ -28,7 +29,7 @@ USUAL_EPOCHS = 3  # what an estimate takes `auto` for
 BYTES_PER_TOKEN = 4
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=TuningRoute)
 JobId = Annotated[str, Path(pattern=r"^ftjob-[A-Za-z0-9_-]{1,34}$", description="The job.")]
-After = Annotated[str | None, Query(max_length=64, description="The last id of the part before.")]
+After = Annotated[str | None, Query(max_length=64, pattern=PRINTABLE, description="The last id of the part before.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Items in this part.")]
 _logger = structlog.get_logger()
 
@@ -281,7 +282,10 @@ async def _file(connection: AsyncConnection, tenant_id: str, file_id: str, field
 
 
 def _pairs(query: Mapping[str, str]) -> dict[str, str]:
-    return {key[9:-1]: value for key, value in query.items() if key.startswith("metadata[") and key.endswith("]")}
+    pairs = {key[9:-1]: value for key, value in query.items() if key.startswith("metadata[") and key.endswith("]")}
+    if not all(is_text(part) for pair in pairs.items() for part in pair):
+        raise InvalidRequest("metadata: expected text without null characters.", param="metadata")
+    return pairs
 
 
 def _instant(at: float | None) -> int | None:

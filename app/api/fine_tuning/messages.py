@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from app.api.admin.fields import PRINTABLE, Strict
 from app.storage.tuning.leases import Terms
@@ -12,6 +12,7 @@ from app.storage.tuning.leases import Terms
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits.")]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 Names = Annotated[list[Annotated[str, Field(max_length=400)]], Field(max_length=100)]
+Text = Annotated[str, AfterValidator(lambda text: text.replace("\0", "\ufffd"))]  # PostgreSQL keeps no null character
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 
 
@@ -24,6 +25,13 @@ class ClaimJson(Strict):
     wait_seconds: float = Field(default=0, ge=0, le=30)
 
 
+class StopClaimJson(Strict):
+    """A trainer that asks what to stop at its providers."""
+
+    trainer: Name
+    providers: Names
+
+
 class BeatJson(Strict):
     """How far a trainer is."""
 
@@ -31,6 +39,7 @@ class BeatJson(Strict):
     step: Count | None = None
     total_steps: Count | None = None
     seconds_left: float | None = Field(default=None, ge=0, le=10**9, allow_inf_nan=False)
+    provider_job: Name | None = None
 
 
 class EventJson(Strict):
@@ -40,7 +49,7 @@ class EventJson(Strict):
     created_at: float = Field(ge=0, le=10**11, allow_inf_nan=False)
     level: Literal["info", "warn", "error"]
     type: Literal["message", "metrics"]
-    message: str = Field(max_length=4000)
+    message: Text = Field(max_length=4000)
     data: dict[str, Any] | None = None
 
 
@@ -74,7 +83,7 @@ class FailureJson(Strict):
     """Why a job cannot be done, in words for its tenant."""
 
     code: str = Field(pattern=r"^[a-z_]{1,64}$")
-    message: str = Field(max_length=4000)
+    message: Text = Field(max_length=4000)
     param: str | None = Field(default=None, max_length=200)
 
 

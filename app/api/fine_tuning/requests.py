@@ -14,6 +14,11 @@ MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512
 MAX_SEED = 2**31 - 1
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be stored, found and shown again: PostgreSQL keeps no null character, JSON no half of a pair."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
+
+
 def _whole(low: int, high: int) -> PlainValidator:
     def judged(value: Any) -> Any:
         if value != AUTO and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
@@ -108,6 +113,8 @@ class NewJob(_Strict):
             raise ValueError(f"expected at most {MAX_PAIRS} pairs")
         if any(len(key) > MAX_KEY or len(text) > MAX_VALUE for key, text in pairs.items()):
             raise ValueError(f"expected keys of at most {MAX_KEY} and values of at most {MAX_VALUE} characters")
+        if not all(is_text(part) for pair in pairs.items() for part in pair):
+            raise ValueError("expected text without null characters and lone surrogates")
         return value
 
     @field_validator("integrations")

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.admin.services import AdminServices
+from app.api.fine_tuning.uploads import Uploads
 from app.errors import Unavailable
 from app.interfaces import Policy
 from app.observability.training import TrainingMetrics
@@ -54,6 +55,7 @@ class TrainingServices:
     budget: Callable[[str], Budget]
     providers: frozenset[str] = frozenset()
     clock: Callable[[], float] = time.time
+    uploads: Uploads = field(default_factory=Uploads)
     metrics: TrainingMetrics = field(default_factory=lambda: TrainingMetrics(CollectorRegistry()))
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:

@@ -70,9 +70,11 @@ fine_tuning_jobs = Table(
     Column("stage_since", Float, nullable=True),
     Column("step", BigInteger, nullable=True),
     Column("total_steps", BigInteger, nullable=True),
+    Column("provider_job", String(200), nullable=True),
     ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "status", "created_at"),
+    Index(None, "provider_job"),
 )
 fine_tuning_events = Table(
     "fine_tuning_events",

@@ -109,12 +109,18 @@ async def remove(connection: AsyncConnection, tenant_id: str, file_id: str, *, n
 async def remove_expired(connection: AsyncConnection, *, now: float, limit: int = 100) -> list[str]:
     """Forget files past their time, or of deleted tenants, that no open job needs; returns their ids.
 
-    Their bytes may go now.
+    Their bytes may go now. Race removed: a job that is created with a file in the moment of its expiry. The tenants are
+    locked, one sweep after another, before a second look decides.
     """
     needed = select(fine_tuning_jobs.c.id).where(_needs(files.c.id)).exists()
     orphaned = select(tenants.c.id).where(tenants.c.id == files.c.tenant_id, tenants.c.deleted).exists()
-    expired = select(files.c.id).where(or_(files.c.expires_at <= now, orphaned), ~needed).limit(limit)
-    gone = delete(files).where(files.c.id.in_(expired)).returning(files.c.id)
+    expired = and_(or_(files.c.expires_at <= now, orphaned), ~needed)
+    found = (await connection.execute(select(files.c.id, files.c.tenant_id).where(expired).limit(limit))).all()
+    if not found:
+        return []
+    owners = select(tenants.c.id).where(tenants.c.id.in_({owner_id for _, owner_id in found})).order_by(tenants.c.id)
+    await connection.execute(owners.with_for_update(key_share=True))
+    gone = delete(files).where(files.c.id.in_([file_id for file_id, _ in found]), expired).returning(files.c.id)
     return [str(file_id) for file_id in (await connection.scalars(gone)).all()]
 
 

@@ -21,6 +21,7 @@ from app.storage.tables import fine_tuning_jobs as jobs
 from app.storage.tuning import events
 from app.storage.tuning.files import NO_RETRY
 from app.storage.tuning.pages import part
+from app.storage.tuning.progress import Progress
 from app.storage.tuning.status import OPEN, Status
 from app.storage.tuning.tenancy import lock
 
@@ -32,7 +33,8 @@ class Job:
     Tokens: an open job holds its estimate against the tenant's month; `charged_tokens` is what an ended one has used,
     `trained_tokens` the same as its trainer counted it. `lease_token` grows with every claim. `stage` is what its
     trainer says that it does, or how it was claimed (`leases`); `stage_since` is when that began, or its wait in the
-    queue.
+    queue. `step` and `total_steps` are the furthest that was ever told of it (`progress`). `provider_job` is what its
+    trainers find it by at its provider, as long as something of it may run there (`stops`).
     """
 
     id: str
@@ -70,6 +72,12 @@ class Job:
     stage_since: float | None = None
     step: int | None = None
     total_steps: int | None = None
+    provider_job: str | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """How far its training has come."""
+        return Progress(self.step, self.total_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +185,13 @@ async def resume(connection: AsyncConnection, tenant_id: str, job_id: str, *, no
 
 
 async def charged(connection: AsyncConnection, job: Job) -> Job:
-    """Charge an ended job: what its trainer counted, else the share of its estimate that it has come to."""
-    share = job.step / job.total_steps if job.step and job.total_steps else 0.0
-    used = job.trained_tokens if job.trained_tokens is not None else round(job.estimated_tokens * min(1.0, share))
+    """Charge an ended job: what its trainer counted, else the largest share of its estimate that it ever came to.
+
+    That is the whole estimate where training had begun and nobody told how far it was: usage is never free.
+    """
+    used = job.trained_tokens
+    if used is None:
+        used = round(job.estimated_tokens * job.progress.share)
     values = {"charged_tokens": used, "estimated_finish": None}
     changed = update(jobs).where(jobs.c.id == job.id).values(values).returning(*jobs.c)
     return job_of((await connection.execute(changed)).mappings().one())

@@ -22,10 +22,12 @@ from app.storage.tables import tenants
 from app.storage.tuning import events
 from app.storage.tuning.files import NO_RETRY
 from app.storage.tuning.jobs import Job, announce_end, charged, job_of, missing
+from app.storage.tuning.progress import BEGUN, Progress
 from app.storage.tuning.status import OPEN, Status
 
 CONTINUE, PAUSE, CANCEL = "continue", "pause", "cancel"
 TRAINER_LOST = "trainer_lost"  # the error code of a job that was given up
+TRAIN, TRAINED = "train", ("servable", "register")  # stages of a beat: what of its training they say
 CLAIMED, TAKEN_OVER = "claimed", "taken_over"  # a job's stage until its trainer says one: from the queue, or as below
 
 
@@ -84,6 +86,7 @@ class Beat:
     step: int | None = None
     total_steps: int | None = None
     seconds_left: float | None = None
+    provider_job: str | None = None
 
 
 async def claim(connection: AsyncConnection, trainer: Trainer, terms: Terms, *, now: float) -> Job | None:
@@ -141,16 +144,28 @@ async def beat(connection: AsyncConnection, job_id: str, token: int, said: Beat,
             return Answer(CANCEL)
         raise await refusal(connection, job_id)
     job, left = job_of(row), said.seconds_left
+    reached = job.progress.and_then(_told(job, said))
     values = {
         "lease_expires_at": now + terms.lease_seconds,
         "stage": said.stage,
         "stage_since": job.stage_since if job.stage == said.stage else now,
-        "step": said.step,
-        "total_steps": said.total_steps,
+        "step": reached.step,
+        "total_steps": reached.total_steps,
+        "provider_job": said.provider_job or job.provider_job,
         "estimated_finish": None if left is None else now + left,
     }
     await connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
     return Answer(PAUSE if job.pause_requested else CONTINUE, None if job.stage == said.stage else stay(job, now=now))
+
+
+def _told(job: Job, said: Beat) -> Progress:
+    """The progress in a beat.
+
+    Without figures our own training has taken no step before it has ended, for a base may load for minutes; what a
+    provider does is work from its first moment.
+    """
+    worked = said.stage in TRAINED or (said.stage == TRAIN and job.provider is not None)
+    return BEGUN if said.step is None and worked else Progress(said.step, said.total_steps)
 
 
 def stay(job: Job, *, now: float) -> Stay | None:
@@ -197,7 +212,7 @@ async def fail(connection: AsyncConnection, job_id: str, token: int, error: Mapp
 
 async def succeed(connection: AsyncConnection, job: Job, result: Mapping[str, Any], *, now: float) -> Job:
     """End a held job with what came of it; registering that is the caller's, in the same transaction."""
-    values = {"status": Status.SUCCEEDED.value, **result, **_ended(now)}
+    values = {"status": Status.SUCCEEDED.value, "provider_job": None, **result, **_ended(now)}
     done = update(jobs).where(*_held(job.id, job.lease_token)).values(values).returning(*jobs.c)
     row = (await connection.execute(done)).mappings().one_or_none()
     if row is None:

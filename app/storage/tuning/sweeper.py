@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import Column, ColumnElement, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,6 +22,7 @@ from app.storage.tuning.leases import Expired, Terms
 from app.storage.tuning.status import OPEN
 
 TIDY_EVERY = 720  # rounds, an hour, between two looks at everything in the object store: a bucket is listed whole
+AT_ONCE = 10_000  # names in one statement: asyncpg takes 32,767 parameters, a usual SQLite 32,766
 _logger = structlog.get_logger()
 
 
@@ -81,11 +82,15 @@ class Sweeper:
             await self._objects.delete_all(f"jobs/{name}")
 
     async def _known(self, names: Collection[str]) -> set[str]:
-        async with self._engine.connect() as connection:
-            found = await connection.scalars(select(files_table.c.id).where(files_table.c.id.in_(names)))
-            return set(found.all())
+        return await self._found(files_table.c.id, names)
 
     async def _open(self, names: Collection[str]) -> set[str]:
+        return await self._found(jobs.c.id, names, jobs.c.status.in_(OPEN))
+
+    async def _found(self, ids: Column[str], names: Collection[str], *also: ColumnElement[bool]) -> set[str]:
+        """Which of these ids there are; part by part, since a statement takes a bounded number of parameters."""
+        left, found = iter(names), set[str]()
         async with self._engine.connect() as connection:
-            still = select(jobs.c.id).where(jobs.c.id.in_(names), jobs.c.status.in_(OPEN))
-            return set((await connection.scalars(still)).all())
+            while part := list(itertools.islice(left, AT_ONCE)):
+                found.update(await connection.scalars(select(ids).where(ids.in_(part), *also)))
+        return found
