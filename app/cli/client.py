@@ -19,21 +19,26 @@ def call(method: str, path: str, body: Any = None, query: Mapping[str, Any] | No
     """One call of the admin API; returns the decoded answer (text as it is), None when empty. Raises AdminError."""
     import httpx2
 
-    url = os.environ.get("TUNEGATE_URL", DEFAULT_URL).rstrip("/")
+    url = _address()
     headers = {"authorization": f"Bearer {_secret()}"}
     params = {name: value for name, value in (query or {}).items() if value is not None}
     try:
         answer = httpx2.request(method, f"{url}/admin/v1{path}", json=body, params=params, headers=headers, timeout=120)
     except httpx2.InvalidURL as exc:
         raise AdminError(f"TUNEGATE_URL is not an address: {exc}") from exc
+    except UnicodeEncodeError as exc:
+        raise AdminError("what shall be sent is no valid text: it holds half a character") from exc
     except httpx2.TransportError as exc:
         advice = "start it with `tunegate serve`, or set TUNEGATE_URL"
         raise AdminError(f"no gateway answers at {url} ({type(exc).__name__}): {advice}") from exc
     if not answer.is_success:
         raise AdminError(_complaint(answer))
-    if answer.headers.get("content-type", "").startswith("text/"):
+    if answer.headers.get("content-type", "").startswith("text/csv"):
         return answer.text
-    return answer.json() if answer.content else None
+    try:
+        return answer.json() if answer.content else None
+    except ValueError as exc:
+        raise AdminError(f"what answers at {url} is no Tunegate gateway; check TUNEGATE_URL") from exc
 
 
 def every(path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -47,16 +52,29 @@ def every(path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
             return {**part, "data": data}
 
 
+def _address() -> str:
+    url = os.environ.get("TUNEGATE_URL", DEFAULT_URL).rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise AdminError("TUNEGATE_URL: expected http:// or https:// at its beginning, such as http://localhost:8000")
+    return url
+
+
 def _secret() -> str:
     given = os.environ.get("TUNEGATE_ADMIN_KEY")
     if given:
-        return given
+        return _sendable(given, "TUNEGATE_ADMIN_KEY")
     path = Path(os.environ.get("TUNEGATE_DATA", ".tunegate")) / "admin.key"
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return _sendable(path.read_bytes().decode("ascii", "replace").strip(), str(path))
     except OSError as exc:
         advice = "set TUNEGATE_ADMIN_KEY, or TUNEGATE_DATA to the gateway's data folder"
         raise AdminError(f"no admin secret: {path} cannot be read ({exc.strerror}); {advice}") from exc
+
+
+def _sendable(secret: str, source: str) -> str:
+    if secret.isascii() and secret.isprintable():
+        return secret
+    raise AdminError(f"{source}: expected printable ASCII characters: no others can be sent in a header")
 
 
 def _complaint(answer: Any) -> str:

@@ -54,7 +54,8 @@ Tunegate runs without any configuration: Redis, SQL and objects are then embedde
 stands in `tunegate.yaml` (in the working folder, or named by `TUNEGATE_CONFIG` or `--config`) or in the environment,
 which wins. An environment name is `TUNEGATE_` and the path with double underscores; values of lists and tables are
 JSON. The names that the platform world already uses (`REDIS_URL`, `DATABASE_URL`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`,
-`VLLM_URLS`) work as they are. An unknown or impossible setting stops the start with its file, line and field.
+`VLLM_URLS`) work as they are. An unknown or impossible setting stops the start with its file, line and field, or with
+its variable. That holds for every `TUNEGATE_` name but those that Kubernetes makes of a Service's name.
 
 ```yaml
 server:
@@ -185,7 +186,9 @@ def _type(annotation: Any) -> str:
     if origin is list:
         return f"list of {_type(args[0])}"
     if origin is Annotated:
-        return _special([constraint for given in args[1:] for constraint in given.metadata]) or _type(args[0])
+        return _special([constraint for given in args[1:] for constraint in getattr(given, "metadata", [])]) or _type(
+            args[0]
+        )
     if NoneType in args:
         return _type(next(arg for arg in args if arg is not NoneType))
     return NAMES[annotation]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.cli import admin
-
-if TYPE_CHECKING:
-    from app.settings import Settings
+from app.cli.starting import plainly_started, read_settings
 
 app = typer.Typer(
     name="tunegate",
@@ -18,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
     help="An inference gateway for fine-tuned models. Start with `tunegate demo`.",
     rich_markup_mode=None,
+    pretty_exceptions_show_locals=False,  # among them are secrets
 )
 admin.register(app)
 
@@ -30,7 +29,10 @@ def serve(config: Config = None) -> None:
     """Run the gateway; with no settings on embedded Redis and SQLite under ./.tunegate."""
     from app.main import serve as run
 
-    raise typer.Exit(run(_settings(config)))
+    settings = read_settings(config)
+    with plainly_started(settings):
+        code = run(settings)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -40,7 +42,9 @@ def migrate(config: Config = None) -> None:
 
     from app.opening import migrate_database
 
-    asyncio.run(migrate_database(_settings(config)))
+    settings = read_settings(config)
+    with plainly_started(settings):
+        asyncio.run(migrate_database(settings))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -88,16 +92,6 @@ def doctor(
     findings = examine(config)
     show(findings, as_json=json)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
-
-
-def _settings(config: Path | None) -> Settings:
-    from app.settings import SettingsError, load
-
-    try:
-        return load(config)
-    except SettingsError as exc:
-        typer.echo(f"tunegate: the settings cannot be used:\n{exc}", err=True)
-        raise typer.Exit(2) from None
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ Place = tuple[str, str]
 
 
 class BillError(Exception):
-    """The bill cannot be used; the text names the file, the line and the column."""
+    """The bill, or the tolerance, cannot be used; the text names the file, line and column, or the option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,17 @@ class Compared:
             "ledger_tokens": self.ledger.prompt_tokens + self.ledger.completion_tokens,
             "agrees": self.agrees,
         }
+
+
+def share(text: str) -> Decimal:
+    """A tolerance as it was typed; raises BillError."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value < 0:
+        raise BillError(f"--tolerance: expected a share of the bill such as 0.001, not '{text}'")
+    return value
 
 
 def read_bill(path: Path) -> dict[Place, Sums]:

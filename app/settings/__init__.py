@@ -8,10 +8,11 @@ Every field says its unit in its name and its meaning in its description. Unknow
 from __future__ import annotations
 
 from app.settings.cache import CacheSettings, EmbedderSettings
+from app.settings.document import SettingsError
 from app.settings.identity import IdentitySettings, IssuerSettings
 from app.settings.money import Admission, ModelPrices, PriceChange, PriceSettings, Pricing, TokenPrices
 from app.settings.process import Server, Telemetry, Webhooks
-from app.settings.reading import SettingsError, load
+from app.settings.reading import load
 from app.settings.root import Settings
 from app.settings.tuning import (
     AdapterSettings,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.settings.addresses import database_address, header_secret, redis_address, web_addresses
 from app.settings.cache import CacheSettings
 from app.settings.fields import Seconds, Url
 from app.settings.identity import IdentitySettings
@@ -75,7 +77,7 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"),
-        description="Adds a provider called `openai`.",
+        description="Adds a provider called `openai`, or is the key of the file's provider of that name.",
     )
     openai_base_url: Url | None = Field(
         default=None,
@@ -91,14 +93,31 @@ class Settings(BaseSettings):
     @field_validator("vllm_urls")
     @classmethod
     def _addresses(cls, value: str | None) -> str | None:
-        for url in (value or "").split(","):
-            if value and not url.strip().startswith(("http://", "https://")):
-                raise ValueError("expected http:// or https:// addresses, separated by commas")
-        return value
+        return None if value is None else web_addresses(value)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: str | None) -> str | None:
+        return None if value is None else redis_address(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(database_address(value.get_secret_value()))
+
+    @field_validator("admin_key", "trainer_secret", "openai_api_key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(header_secret(value.get_secret_value()))
 
     def all_providers(self) -> dict[str, Provider]:
-        """Providers of the file and the one that the environment adds, by name."""
+        """Providers of the file and the one that the environment adds, by name.
+
+        OPENAI_API_KEY is also the key of a provider of the file that is called `openai` and has none.
+        """
         found = {provider.name: provider.value() for provider in self.providers}
+        if self.openai_api_key and "openai" in found and found["openai"].api_key is None:
+            found["openai"] = replace(found["openai"], api_key=self.openai_api_key.get_secret_value())
         if (self.openai_api_key or self.openai_base_url) and "openai" not in found:
             base_url = self.openai_base_url or "https://api.openai.com/v1"
             found["openai"] = ProviderSettings(name="openai", base_url=base_url, api_key=self.openai_api_key).value()

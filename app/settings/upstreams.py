@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
+from app.settings.addresses import header_secret
 from app.settings.fields import Name, Seconds, Section, Source, Url
 from app.types import Pool, Provider
 
@@ -24,6 +25,11 @@ class ProviderSettings(Section):
     first_byte_timeout_seconds: Seconds = Field(default=120.0, description="Until the answer starts, in seconds.")
     idle_timeout_seconds: Seconds = Field(default=60.0, description="Between two blocks of an answer, in seconds.")
     total_timeout_seconds: Seconds = Field(default=600.0, description="For one whole answer, in seconds.")
+
+    @field_validator("api_key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(header_secret(value.get_secret_value()))
 
     def value(self) -> Provider:
         """The same as a plain value for the stages."""
@@ -66,6 +72,11 @@ class PoolSettings(Section):
     idle_timeout_seconds: Seconds = Field(default=60.0, description="Between two blocks of an answer, in seconds.")
     total_timeout_seconds: Seconds = Field(default=600.0, description="For one whole answer, in seconds.")
     load_timeout_seconds: Seconds = Field(default=30.0, description="To load an adapter, waiting included, in seconds.")
+
+    @field_validator("api_key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(header_secret(value.get_secret_value()))
 
     def value(self) -> Pool:
         """The same as a plain value for the stages."""

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from app.cli.main import app
 from tests.support.gateway import Gateway, gateway
+from tests.support.s3_server import Bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +35,7 @@ class Shell:
     folder: Path
     environment: dict[str, str]
 
-    def __call__(self, *arguments: str, stdin: str = "", **environment: str) -> Result:
+    def __call__(self, *arguments: str, stdin: str | bytes = "", **environment: str) -> Result:
         """Run one command to its end, in this process: starting Python is most of what a command takes."""
         done = CliRunner().invoke(app, arguments, input=stdin, env={**self.environment, **environment})
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
@@ -51,10 +52,13 @@ class Shell:
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def live(tmp_path_factory: pytest.TempPathFactory, s3_bucket: Bucket) -> Iterator[Gateway]:
     """A gateway on embedded stores with a provider that nobody serves: administration needs no model."""
+    s3 = s3_bucket.s3
+    store = {"endpoint": s3.endpoint, "access_key": s3.access_key, "signing_key": s3.secret_key}
     settings = {
         "cache": {"semantic": False},
+        "adapters": {"s3": store},
         "providers": [{"name": "main", "base_url": "http://127.0.0.1:9"}],
         "prices": {"models": {"main/*": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1}}},
     }

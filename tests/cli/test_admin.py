@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -17,6 +21,7 @@ import pytest
 from tests.cli.conftest import Shell
 from tests.support.gateway import Gateway
 from tests.support.pools import SEEN
+from tests.support.s3_server import Bucket
 
 ACME = Path(str(files("app.engine") / "assets" / "adapters" / "acme"))
 
@@ -203,3 +208,82 @@ def test_adapter_versions_roll_back_and_change_state(shell: Shell) -> None:
     assert run(shell, "adapters", "rollback", "seven", "support", "champion")["version"] == first["id"]
     assert run(shell, "adapters", "state", "seven", "support", second["id"], "retired")["state"] == "retired"
     assert "move it first" in failed(shell, "adapters", "state", "seven", "support", first["id"], "failed")
+
+
+def test_an_adapter_out_of_a_bucket(shell: Shell, s3_bucket: Bucket) -> None:
+    """`s3://bucket/folder` reaches the gateway as it was typed; the same bytes in a folder are the same version."""
+    s3, host = s3_bucket.s3, urlsplit(s3_bucket.s3.endpoint).netloc
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        content, path = (ACME / file).read_bytes(), f"/{s3_bucket.name}/from-cli/{file}"
+        headers = s3.signed("PUT", host, path, {}, sha256=hashlib.sha256(content).hexdigest())
+        httpx2.put(f"{s3.endpoint}{path}", content=content, headers=headers).raise_for_status()
+    run(shell, "tenants", "create", "eight")
+    made = run(shell, "adapters", "add", "eight", "support", f"s3://{s3_bucket.name}/from-cli")
+    assert run(shell, "adapters", "add", "eight", "support", str(ACME))["id"] == made["id"]
+    assert "adapter_config.json" in failed(shell, "adapters", "add", "eight", "x", f"s3://{s3_bucket.name}/absent")
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf", ""])
+def test_a_wrong_tolerance_is_named(shell: Shell, text: str) -> None:
+    """The option and what was expected."""
+    (shell.folder / "bill.csv").write_text("model,cost_usd\nm,1\n", encoding="utf-8")
+    said = failed(shell, "usage", "reconcile", "bill.csv", "--upstream", "main", f"--tolerance={text}")
+    assert said.startswith("tunegate: --tolerance: expected a share of the bill such as 0.001")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"variants:\n- name: 2026-01-01\n", "variants.0.name: expected what JSON has, not date"),
+        (b"variants:\n- weight: .inf\n", "variants.0.weight: expected what JSON has, not float"),
+        (b"1: x\n", "1: expected what JSON has, not int"),
+        (b"a: &a [*a]\n", "a.0: expected what JSON has, not list"),
+        (b"since: 2026-02-30\n", "neither JSON nor YAML"),
+        (b"variants:\n- name: caf\xe9\n", ":2: expected UTF-8, found the byte 0xe9"),
+        (b"a: b\x00\n", "neither JSON nor YAML"),
+        (b'"\\ud800": x\n', "no valid text"),
+    ],
+)
+def test_a_route_file_that_no_route_is(shell: Shell, content: bytes, says: str) -> None:
+    """From a file and from standard input: one line with the place, nothing is sent."""
+    (shell.folder / "route.yaml").write_bytes(content)
+    assert says in failed(shell, "routes", "put", "x", "route.yaml")
+    done = shell("routes", "put", "x", "-", stdin=content)
+    assert (done.code, says in done.err) == (1, True)
+
+
+def test_a_secret_that_no_header_carries(shell: Shell) -> None:
+    """From the environment and from the file: one line that names the source and not the secret."""
+    said = failed(shell, "tenants", "list", TUNEGATE_ADMIN_KEY="gehéim")
+    assert said.startswith("tunegate: TUNEGATE_ADMIN_KEY: expected printable ASCII")
+    (shell.folder / "admin.key").write_bytes(b"geh\xe9im\n")
+    said = failed(shell, "tenants", "list", TUNEGATE_DATA=str(shell.folder))
+    assert f"{shell.folder / 'admin.key'}: expected printable ASCII" in said
+
+
+def test_an_address_without_its_scheme(shell: Shell) -> None:
+    """What is missing is said, not that nobody answers."""
+    said = failed(shell, "tenants", "list", TUNEGATE_URL="localhost:8911")
+    assert said.startswith("tunegate: TUNEGATE_URL: expected http:// or https://")
+
+
+def test_an_argument_that_is_no_text(shell: Shell) -> None:
+    """Bytes of another encoding in a name are said in one line."""
+    assert "use UTF-8" in failed(shell, "tenants", "show", "caf\udce9")
+
+
+def test_a_server_that_is_no_gateway(shell: Shell) -> None:
+    """A page instead of JSON is said, with TUNEGATE_URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_say_a_page, args=(server,))
+        thread.start()
+        said = failed(shell, "tenants", "list", TUNEGATE_URL=f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert "is no Tunegate gateway; check TUNEGATE_URL" in said
+
+
+def _say_a_page(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 5\r\n\r\n<html")

@@ -35,6 +35,7 @@ TOOLS = {
     "git",
     "sh",
     "openssl",
+    "echo",
 }
 
 CLIS = {"tunegate": cli, "adapters": sidecar}
@@ -85,6 +86,9 @@ def test_every_setting_is_described(row: Row) -> None:
         assert row.unit, f"{row.path} has no unit in its name"
 
 
+ADDRESSES = {"redis_url": "redis://there.example:1/0", "database_url": "postgresql://u:p@there.example:1/there"}
+
+
 def possible(kind: str) -> str:
     """A value that a setting of this kind takes, and that is no default."""
     if "number" in kind:
@@ -100,7 +104,7 @@ def possible(kind: str) -> str:
 def test_every_environment_name_is_read(row: Row, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A value under the documented name arrives at the documented setting."""
     (tmp_path / "empty.yaml").write_text("", encoding="utf-8")
-    value = possible(row.kind)
+    value = ADDRESSES.get(row.path) or possible(row.kind)
     section = row.path.rpartition(".")[0]
     together = [
         other for other in rows() if section in ("prices.default", "cache.embedder") and other.path.startswith(section)
@@ -141,13 +145,21 @@ def commands() -> list[tuple[Example, list[str]]]:
     """Every command line of every shell example, as words."""
     found = []
     for example in examples("sh", "bash", "shell", "console"):
-        for line in example.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                words = words[1:]
-            if words:
-                found.append((example, words))
+        for line in example.text.replace("\\\n", " ").replace("|\n", "| ").splitlines():
+            for words in _piped(shlex.split(line, comments=True)):
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    words.pop(0)
+                if words:
+                    found.append((example, words))
     return found
+
+
+def _piped(words: list[str]) -> list[list[str]]:
+    """The commands of one line, apart."""
+    apart: list[list[str]] = [[]]
+    for word in words:
+        apart.append([]) if word == "|" else apart[-1].append(word)
+    return apart
 
 
 @pytest.mark.parametrize(("example", "words"), commands(), ids=[f"{one}-{words[0]}" for one, words in commands()])

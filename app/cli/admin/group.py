@@ -25,15 +25,20 @@ def group_of(says: str, commands: Mapping[str, Command]) -> typer.Typer:
 
 
 def plainly(command: Command) -> Command:
-    """Say an AdminError in one line on standard error and leave with 1."""
+    """Say an AdminError, or an argument that is no text, in one line on standard error and leave with 1."""
 
     @wraps(command)
     def plain(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except AdminError as exc:
-            typer.echo(f"tunegate: {exc}", err=True)
-            raise typer.Exit(1) from None
+            says = str(exc)
+        except UnicodeEncodeError:
+            says = "an argument holds bytes that are no text here; use UTF-8"
+        else:
+            return
+        typer.echo(f"tunegate: {says}", err=True)
+        raise typer.Exit(1)
 
     return plain
 

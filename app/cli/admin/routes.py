@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -56,9 +58,30 @@ def _document(file: Path) -> Any:
     import yaml
 
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        return yaml.safe_load(text)
+        text = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode("utf-8")
+        found = yaml.safe_load(text)
     except OSError as exc:
         raise AdminError(f"{file} cannot be read: {exc.strerror}") from exc
-    except yaml.YAMLError as exc:
-        raise AdminError(f"{file} is neither JSON nor YAML: {str(exc).splitlines()[0]}") from exc
+    except UnicodeDecodeError as exc:
+        line = exc.object.count(b"\n", 0, exc.start) + 1
+        raise AdminError(f"{file}:{line}: expected UTF-8, found the byte 0x{exc.object[exc.start]:02x}") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date that is none
+        said = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise AdminError(f"{file} is neither JSON nor YAML: {said}") from exc
+    for place, value in _foreign(found, ()):
+        where = ".".join(place) or "the whole file"
+        raise AdminError(f"{file}: {where}: expected what JSON has, not {type(value).__name__}; put it in quotes")
+    return found
+
+
+def _foreign(value: Any, place: tuple[str, ...], above: tuple[int, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What YAML has and JSON has not, with its place: dates, bytes, sets, keys that are no text, endless numbers."""
+    if isinstance(value, dict | list) and id(value) not in above:
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in inside:
+            here = (*place, str(key))
+            if isinstance(value, dict) and not isinstance(key, str):
+                yield here, key
+            yield from _foreign(inner, here, (*above, id(value)))
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        yield place, value

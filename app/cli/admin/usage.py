@@ -32,16 +32,15 @@ def _reconcile(
     json: Json = False,
 ) -> None:
     """Compare a provider's bill with the ledger; leaves with 1 when they do not agree."""
-    from decimal import Decimal
-
-    from app.cli.reconcile import BillError, compare, read_bill
+    from app.cli.reconcile import BillError, compare, read_bill, share
 
     try:
+        most = share(tolerance)
         bill = read_bill(file)
     except BillError as exc:
         raise AdminError(str(exc)) from exc
     query = {"group_by": "model,day", "upstream": upstream, "since": since, "until": until}
-    compared = compare(bill, call("GET", "/usage", query=query)["data"], tolerance=Decimal(tolerance))
+    compared = compare(bill, call("GET", "/usage", query=query)["data"], tolerance=most)
     rows = [one.row() for one in compared]
     show({"data": rows}, tuple(rows[0]) if rows else ("model",), as_json=json)
     if not all(one.agrees for one in compared):
