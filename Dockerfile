@@ -1,4 +1,5 @@
-# The gateway and its command line; `docker build -t tunegate .`, then docs/operations.md.
+# Two images: `docker build -t tunegate .` makes the gateway and its command line, `docker build --target trainer .` the
+# trainer of fine-tuning jobs (larger by torch with CUDA's libraries). docs/operations.md says how to run them.
 FROM python:3.11.14-slim-bookworm AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -13,7 +14,12 @@ COPY app app
 RUN /opt/tunegate/bin/pip install . && /opt/tunegate/bin/tunegate --help > /dev/null
 
 
-FROM python:3.11.14-slim-bookworm
+FROM build AS build-trainer
+
+RUN /opt/tunegate/bin/pip install '.[trainer]' && /opt/tunegate/bin/adapters recipes > /dev/null
+
+
+FROM python:3.11.14-slim-bookworm AS runtime
 
 LABEL org.opencontainers.image.title="tunegate" \
       org.opencontainers.image.description="An inference gateway for fine-tuned models." \
@@ -24,22 +30,37 @@ RUN groupadd --system --gid 10001 tunegate \
  && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/tunegate --shell /usr/sbin/nologin tunegate \
  && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/tunegate
 
-COPY --from=build /opt/tunegate /opt/tunegate
-
 # The root file system may be read-only: all that is written goes to the data folder and /tmp.
 ENV PATH=/opt/tunegate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1 \
-    TUNEGATE_DATA=/var/lib/tunegate \
-    TUNEGATE_SERVER__HOST=0.0.0.0 \
-    TUNEGATE_SERVER__METRICS_HOST=0.0.0.0
+    PYTHONUNBUFFERED=1
 
 USER 10001:10001
 WORKDIR /var/lib/tunegate
 VOLUME /var/lib/tunegate
-EXPOSE 8000 9100
 STOPSIGNAL SIGTERM
+ENTRYPOINT ["tunegate"]
+
+
+FROM runtime AS trainer
+
+LABEL org.opencontainers.image.title="tunegate-trainer" \
+      org.opencontainers.image.description="A trainer of LoRA adapters for Tunegate's fine-tuning jobs."
+
+COPY --from=build-trainer /opt/tunegate /opt/tunegate
+
+CMD ["trainer", "/etc/tunegate/trainer.yaml"]
+
+
+FROM runtime AS gateway
+
+COPY --from=build /opt/tunegate /opt/tunegate
+
+ENV TUNEGATE_DATA=/var/lib/tunegate \
+    TUNEGATE_SERVER__HOST=0.0.0.0 \
+    TUNEGATE_SERVER__METRICS_HOST=0.0.0.0
+
+EXPOSE 8000 9100
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=4 \
     CMD ["tunegate", "doctor", "--probe", "http://127.0.0.1:8000/healthz"]
-ENTRYPOINT ["tunegate"]
 CMD ["serve"]

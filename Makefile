@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+RULE := k8s/prometheus-operator/prometheus-rule.yaml
 
 # One thread per process for linear algebra: the tests' small matrices lose more to hand-overs than they win.
 PYTHON_ONE := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python
 
 .PHONY: help install run deps vllm test check format lint types imports format-check bench bench-placement \
-	prove-money prove-adapters prove-cache prove-training models clean
+	prove-money prove-adapters prove-cache prove-training prometheus-rule models clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -81,6 +82,11 @@ prove-cache: deps $(BIN)/.installed-dev ## the long proof that no cached answer 
 
 prove-training: deps $(BIN)/.installed-dev vllm ## the long proof from tickets to a served adapter
 	$(PYTHON_ONE) -m tests.prove.training
+
+prometheus-rule: ## write the Prometheus operator's rules again, after a change of grafana/prometheus/rules.yaml
+	@sed '/^spec:/q' $(RULE) > $(RULE).new
+	@sed 's/^./  &/' grafana/prometheus/rules.yaml >> $(RULE).new
+	@mv $(RULE).new $(RULE)
 
 models: $(BIN)/.installed-dev ## make the shipped tiny base and adapters again (an hour)
 	$(BIN)/python -m models.make_models --out app/engine/assets

@@ -4,91 +4,58 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 import typer
 import yaml
-from pydantic import AliasChoices
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from app.cli.main import app as cli
-from app.settings import Settings, load
+from app.settings import load
+from tests.deploy.manifests import (
+    ROOT,
+    WORKLOADS,
+    Manifest,
+    config,
+    containers,
+    known_environment,
+    of,
+    one,
+    pods,
+    shipped,
+)
 from tests.support.processes import free_port, stop
 
-ROOT = Path(__file__).parents[2]
 BUILT_IN = {
     "v1", "apps/v1", "batch/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1",
 }  # fmt: skip
 EXPANDED = re.compile(r"\$\(([A-Z_]+)\)")
-Manifest = dict[str, Any]
+UNPROBED = {"migrate", "base-model", "trainer"}  # two end by themselves, the third serves nothing
 
 
-def render(folder: str) -> list[Manifest]:
-    """The objects that kustomize makes of a folder."""
-    if shutil.which("kubectl") is None:
-        pytest.fail("kubectl is missing: run `make deps` (Debian package kubernetes-client)")
-    done = subprocess.run(["kubectl", "kustomize", str(ROOT / folder)], check=False, capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stderr.decode()
-    return [made for made in yaml.safe_load_all(done.stdout) if made]
+def test_only_built_in_kinds(everything: list[Manifest]) -> None:
+    """It applies on a bare cluster; kinds of operators are in a folder that one chooses."""
+    assert {made["apiVersion"] for made in everything} <= BUILT_IN
 
 
-@pytest.fixture(scope="module")
-def manifests() -> list[Manifest]:
-    """The default installation."""
-    return render("k8s")
-
-
-def of(manifests: list[Manifest], kind: str, name: str | None = None) -> list[Manifest]:
-    """Objects of one kind."""
-    return [made for made in manifests if made["kind"] == kind and name in (None, made["metadata"]["name"])]
-
-
-def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """The only object of that kind and name."""
-    (made,) = of(manifests, kind, name)
-    return made
-
-
-def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
-    """The pod specs, by the name of what makes them."""
-    kinds = ("Deployment", "StatefulSet", "Job", "CronJob", "DaemonSet")
-    return {made["metadata"]["name"]: made["spec"]["template"] for made in manifests if made["kind"] in kinds}
-
-
-def containers(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Every container, those that run first included."""
-    for name, template in pods(manifests).items():
-        for container in [*template["spec"]["containers"], *template["spec"].get("initContainers", [])]:
-            yield name, container
-
-
-def test_only_built_in_kinds(manifests: list[Manifest]) -> None:
-    """The default applies on a bare cluster; kinds of operators are in overlays that one chooses."""
-    assert {made["apiVersion"] for made in manifests} <= BUILT_IN
-    chosen = {made["apiVersion"] for made in render("k8s/overlays/prometheus-operator")}
-    assert chosen - BUILT_IN == {"monitoring.coreos.com/v1"}
-
-
-def test_everything_is_in_the_one_namespace(manifests: list[Manifest]) -> None:
+def test_everything_is_in_the_one_namespace(everything: list[Manifest]) -> None:
     """Nothing lands elsewhere, and the namespace enforces restricted pod security."""
-    (namespace,) = of(manifests, "Namespace")
+    (namespace,) = of(everything, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    for made in manifests:
+    for made in everything:
         if made["kind"] != "Namespace":
             assert made["metadata"]["namespace"] == namespace["metadata"]["name"], made["metadata"]["name"]
 
 
 def test_the_parts_are_there(manifests: list[Manifest]) -> None:
-    """Gateway, stores, model servers and migration, each with what it needs."""
+    """Gateway, admin, stores, model servers and migration, each with what it needs."""
     assert {(kind, name) for kind in ("Deployment", "StatefulSet", "Job") for name in pods(of(manifests, kind))} == {
         ("Deployment", "gateway"),
+        ("Deployment", "admin"),
         ("StatefulSet", "redis"),
         ("StatefulSet", "postgres"),
         ("StatefulSet", "vllm"),
@@ -109,9 +76,9 @@ def test_the_autoscaler_owns_the_replicas(manifests: list[Manifest]) -> None:
     assert 2 <= scaler["minReplicas"] < scaler["maxReplicas"]
 
 
-def test_pods_run_as_nobody_in_particular(manifests: list[Manifest]) -> None:
+def test_pods_run_as_nobody_in_particular(everything: list[Manifest]) -> None:
     """Not root, no token, no service links, the runtime's seccomp profile, nothing writable but mounts."""
-    for name, template in pods(manifests).items():
+    for name, template in pods(everything).items():
         spec = template["spec"]
         assert spec["automountServiceAccountToken"] is False, name
         assert spec["enableServiceLinks"] is False, name
@@ -122,26 +89,26 @@ def test_pods_run_as_nobody_in_particular(manifests: list[Manifest]) -> None:
         for field in ("hostNetwork", "hostPID", "hostIPC"):
             assert field not in spec, name
         assert not [volume for volume in spec.get("volumes", []) if "hostPath" in volume], name
-    for name, container in containers(manifests):
+    for name, container in containers(everything):
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }, name
-    for account in of(manifests, "ServiceAccount"):
+    for account in of(everything, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 
 
-def test_every_container_is_bounded_and_probed(manifests: list[Manifest]) -> None:
+def test_every_container_is_bounded_and_probed(everything: list[Manifest]) -> None:
     """CPU and memory are requested and limited; what serves has all three probes; what serves requests drains."""
-    for name, container in containers(manifests):
+    for name, container in containers(everything):
         for side in ("requests", "limits"):
             assert {"cpu", "memory"} <= container["resources"][side].keys(), name
-        if name != "migrate":
+        if name not in UNPROBED:
             assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), name
         if name in ("gateway", "vllm"):
             assert "preStop" in container["lifecycle"], name
-    for volume in (volume for made in pods(manifests).values() for volume in made["spec"].get("volumes", [])):
+    for volume in (volume for made in pods(everything).values() for volume in made["spec"].get("volumes", [])):
         if "emptyDir" in volume:
             assert "sizeLimit" in volume["emptyDir"], volume["name"]
 
@@ -154,19 +121,25 @@ def test_the_grace_time_covers_the_longest_stream(manifests: list[Manifest]) -> 
     assert spec["terminationGracePeriodSeconds"] >= wait + settings.server.shutdown_grace_seconds + 10
 
 
-def test_images_are_named_whole(manifests: list[Manifest]) -> None:
-    """A repository and a version; never `latest`, never a bare name that kustomize did not resolve."""
+def test_images_are_named_whole(everything: list[Manifest]) -> None:
+    """A repository and a version; never `latest`, never a bare name that kustomize did not resolve.
+
+    Ours are of a host that cannot exist (RFC 6761) until somebody names theirs: under any other name that nobody has
+    published, whoever registers it would get the admin key and the database's password.
+    """
     whole = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+(\.\d+)?(-[a-z0-9]+)?(@sha256:[0-9a-f]{64})?")
-    for name, container in containers(manifests):
+    for name, container in containers(everything):
         assert whole.fullmatch(container["image"]), name
+    ours = {container["image"] for _, container in containers(everything) if "tunegate" in container["image"]}
+    assert ours == {"registry.invalid/tunegate:0.1.0", "registry.invalid/tunegate-trainer:0.1.0"}
 
 
-def test_config_and_claims_that_are_mounted_exist(manifests: list[Manifest]) -> None:
+def test_config_and_claims_that_are_mounted_exist(everything: list[Manifest]) -> None:
     """Every ConfigMap and claim a pod names is made here, and every mount names a volume."""
-    maps = {made["metadata"]["name"] for made in of(manifests, "ConfigMap")}
-    claims = {made["metadata"]["name"] for made in of(manifests, "PersistentVolumeClaim")}
-    for made in manifests:
-        if made["kind"] not in ("Deployment", "StatefulSet", "Job"):
+    maps = {made["metadata"]["name"] for made in of(everything, "ConfigMap")}
+    claims = {made["metadata"]["name"] for made in of(everything, "PersistentVolumeClaim")}
+    for made in everything:
+        if made["kind"] not in WORKLOADS:
             continue
         spec = made["spec"]["template"]["spec"]
         volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
@@ -176,18 +149,6 @@ def test_config_and_claims_that_are_mounted_exist(manifests: list[Manifest]) -> 
             assert volume.get("persistentVolumeClaim", {}).get("claimName") in claims | {None}
         for container in spec["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= named
-
-
-def config(manifests: list[Manifest], name: str) -> dict[str, str]:
-    """The files of a ConfigMap, whatever hash its name carries."""
-    (made,) = [made for made in of(manifests, "ConfigMap") if made["metadata"]["name"].startswith(f"{name}-")]
-    files: dict[str, str] = made["data"]
-    return files
-
-
-def shipped(manifests: list[Manifest]) -> Settings:
-    """The settings that the gateway would read."""
-    return Settings(**yaml.safe_load(config(manifests, "gateway-config")["tunegate.yaml"]))
 
 
 def test_the_shipped_settings_are_accepted(manifests: list[Manifest], tmp_path: Path) -> None:
@@ -222,31 +183,19 @@ def test_the_pool_is_the_stateful_set(manifests: list[Manifest]) -> None:
 
 
 def test_adapters_are_at_the_same_path_everywhere(manifests: list[Manifest]) -> None:
-    """The path in a version's record opens the same files in the gateway (to write) and in vLLM (to read)."""
+    """The path in a version's record opens the same files in gateways (to write) and in vLLM (to read)."""
     places = {}
-    for name in ("gateway", "vllm"):
+    for name in ("gateway", "admin", "vllm"):
         (container,) = pods(manifests)[name]["spec"]["containers"]
         (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "adapters"]
         places[name] = (mount["mountPath"], mount.get("readOnly", False))
-    assert places["gateway"] == (places["vllm"][0], False)
+    assert places["gateway"] == places["admin"] == (places["vllm"][0], False)
     assert places["vllm"][1] is True
     assert places["gateway"][0] == f"{shipped(manifests).data_folder}/objects"
     assert one(manifests, "PersistentVolumeClaim", "adapters")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def known_environment() -> set[str]:
-    """Every environment name that the settings read."""
-    names = {"TUNEGATE_CONFIG"}
-    for name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        names |= {str(choice) for choice in alias.choices} if isinstance(alias, AliasChoices) else set()
-        names.add(f"TUNEGATE_{name.upper()}")
-        inside = getattr(field.annotation, "model_fields", {})
-        names |= {f"TUNEGATE_{name.upper()}__{part.upper()}" for part in inside}
-    return names
-
-
-@pytest.mark.parametrize("name", ["gateway", "migrate"])
+@pytest.mark.parametrize("name", ["gateway", "admin", "migrate"])
 def test_the_environment_is_one_that_the_gateway_reads(manifests: list[Manifest], name: str) -> None:
     """Every variable is a setting, or a secret that an address is made of; expansions name earlier variables."""
     (container,) = pods(manifests)[name]["spec"]["containers"]
@@ -261,12 +210,12 @@ def test_the_environment_is_one_that_the_gateway_reads(manifests: list[Manifest]
     assert before - known_environment() <= {"REDIS_PASSWORD", "POSTGRES_PASSWORD"}
 
 
-def test_secrets_come_from_the_one_secret(manifests: list[Manifest]) -> None:
+def test_secrets_come_from_the_one_secret(everything: list[Manifest]) -> None:
     """No secret is in a manifest; each key that a pod needs stands in the example, which is not applied by itself."""
-    assert of(manifests, "Secret") == []
+    assert of(everything, "Secret") == []
     example = yaml.safe_load((ROOT / "k8s/secret.example.yaml").read_text(encoding="utf-8"))
     required = set()
-    for _, container in containers(manifests):
+    for _, container in containers(everything):
         for entry in container.get("env", []):
             reference = entry.get("valueFrom", {}).get("secretKeyRef")
             if reference:
@@ -275,8 +224,6 @@ def test_secrets_come_from_the_one_secret(manifests: list[Manifest]) -> None:
             assert (
                 not re.search(r"password|key|token", entry["name"], re.IGNORECASE) or reference or "=" in entry["name"]
             )
-    for volume in pods(manifests)["gateway"]["spec"]["volumes"]:
-        required |= {item["key"] for item in volume.get("secret", {}).get("items", [])}
     assert required == example["stringData"].keys()
     assert set(example["stringData"].values()) == {"replace-me"}
 
@@ -285,79 +232,10 @@ def test_commands_exist(manifests: list[Manifest]) -> None:
     """What our image is told to run is a verb of the command line."""
     verbs = typer.main.get_command(cli).commands.keys()  # type: ignore[attr-defined]
     ours = [container for _, container in containers(manifests) if "/tunegate:" in container["image"]]
-    assert len(ours) == 2
+    assert len(ours) == 3
     for container in ours:
         assert "command" not in container  # the image's entry point is `tunegate`
         assert container["args"][0] in verbs
-
-
-def allowed(policy: Manifest, side: str) -> list[Manifest]:
-    """The rules of one direction."""
-    return list(policy["spec"].get(side, []))
-
-
-def test_everything_is_denied_first(manifests: list[Manifest]) -> None:
-    """A policy that selects every pod in both directions and allows nothing."""
-    spec = one(manifests, "NetworkPolicy", "default-deny")["spec"]
-    assert spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-
-
-@pytest.mark.parametrize(("part", "port", "callers"), [
-    ("vllm", 8000, {"gateway"}),
-    ("redis", 6379, {"gateway"}),
-    ("postgres", 5432, {"gateway", "migrate"}),
-])  # fmt: skip
-def test_only_the_named_reach_the_inside(manifests: list[Manifest], part: str, port: int, callers: set[str]) -> None:
-    """The gateway alone reaches vLLM and Redis; the migration reaches PostgreSQL too; each on one port."""
-    found = set()
-    for policy in of(manifests, "NetworkPolicy"):
-        selected = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component")
-        if selected != part:
-            continue
-        for rule in allowed(policy, "ingress"):
-            assert [entry["port"] for entry in rule["ports"]] == [port]
-            assert all(peer.keys() == {"podSelector"} for peer in rule["from"])
-            found |= {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in rule["from"]}
-    assert found == callers
-
-
-def test_metrics_are_for_the_monitoring_namespace(manifests: list[Manifest]) -> None:
-    """The API is open, the metrics port only to one namespace."""
-    rules = {
-        entry["port"]: rule.get("from")
-        for rule in allowed(one(manifests, "NetworkPolicy", "gateway"), "ingress")
-        for entry in rule["ports"]
-    }
-    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-    assert rules == {8000: None, 9100: [monitoring]}
-
-
-def test_nobody_reaches_the_clouds_metadata_service(manifests: list[Manifest]) -> None:
-    """Every rule for addresses leaves out link-local and private networks."""
-    blocks = [
-        peer["ipBlock"]
-        for policy in of(manifests, "NetworkPolicy")
-        for rule in allowed(policy, "egress")
-        for peer in rule["to"]
-        if "ipBlock" in peer
-    ]
-    assert len(blocks) == 2
-    for block in blocks:
-        assert {"169.254.0.0/16", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"} <= set(block["except"])
-
-
-def test_every_pod_is_selected_by_its_service_and_policy(manifests: list[Manifest]) -> None:
-    """Selectors match the labels of the pods that they mean, and target ports have names there."""
-    templates = pods(manifests)
-    for service in of(manifests, "Service"):
-        labels = templates[service["metadata"]["name"]]["metadata"]["labels"]
-        assert service["spec"]["selector"].items() <= labels.items()
-        (container,) = templates[service["metadata"]["name"]]["spec"]["containers"]
-        assert {port["targetPort"] for port in service["spec"]["ports"]} <= {
-            port["name"] for port in container["ports"]
-        }
-    policies = {policy["metadata"]["name"] for policy in of(manifests, "NetworkPolicy")}
-    assert templates.keys() <= policies
 
 
 def test_a_real_redis_takes_the_shipped_configuration(manifests: list[Manifest], tmp_path: Path) -> None:
