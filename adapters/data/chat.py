@@ -106,7 +106,7 @@ def _text_part(part: Any, place: str) -> str:
 def _weight(raw: Any, place: str) -> int | None:
     if raw is None:
         return None
-    if isinstance(raw, bool) or raw not in {0, 1}:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or raw not in {0, 1}:
         raise BrokenRow("weight_value", place, "must be 0 or 1")
     return int(raw)
 
@@ -151,6 +151,8 @@ def _tool_call(raw: Any, place: str) -> ToolCall:
         valid = isinstance(arguments, str) and isinstance(msgspec.json.decode(arguments), dict)
     except (msgspec.DecodeError, UnicodeEncodeError):
         valid = False
+    except RecursionError:
+        raise BrokenRow("tool_arguments", f"{place}.function.arguments", "is nested too deep") from None
     if not valid:
         raise BrokenRow("tool_arguments", f"{place}.function.arguments", "must be the text of a JSON object")
     name = _name(function.get("name"), "tool_name", f"{place}.function.name")

@@ -55,8 +55,9 @@ def read_chat(path: Path) -> Iterator[tuple[int, ChatLine]]:
                 continue
             try:
                 yield number, decoder.decode(line)
-            except msgspec.DecodeError as exc:
-                raise InvalidTraining(f"{path.name}, line {number}: {exc}", param="training_file") from exc
+            except (msgspec.DecodeError, RecursionError) as exc:
+                reason = exc if isinstance(exc, msgspec.DecodeError) else "is nested too deep"
+                raise InvalidTraining(f"{path.name}, line {number}: {reason}", param="training_file") from exc
 
 
 def count_lines(path: Path) -> int:
@@ -107,14 +108,19 @@ def tokenize(tokenizer: Any, template: str | None, lines: Iterable[tuple[int, Ch
 
 
 def check_sample(tokenizer: Any, rows: TokenRows, line: ChatLine) -> str:
-    """Decode what the first row learns, and prove that the assistant's words are in it and the user's are not."""
+    """Decode what the first row learns, and prove that the assistant's words are in it and the user's are not.
+
+    Words of the user that the assistant says again, in its text or in a tool's arguments, are the assistant's too.
+    """
     row = rows.rows[0]
     learned = tokenizer.decode([label for label in row.labels if label != IGNORED])
-    said = [m.content for m in line.messages if m.role == "assistant" and m.content and m.weight != 0]
-    heard = [m.content for m in line.messages if m.role == "user" and m.content]
-    plain = "".join(learned.split())
-    missing = [text for text in said if "".join(text.split()) not in plain]
-    leaked = [text for text in heard if len(text) > 20 and "".join(text.split()) in plain and text not in said]
+    answers = [message for message in line.messages if message.role == "assistant" and message.weight != 0]
+    said = [_plain(message.content) for message in answers if message.content]
+    called = [text for message in answers for call in message.tool_calls for text in _written(call.function.arguments)]
+    heard = [_plain(m.content) for m in line.messages if m.role == "user" and m.content and len(m.content) > 20]
+    plain = _plain(learned)
+    missing = any(text not in plain for text in said)
+    leaked = any(text in plain and not any(text in own for own in (*said, *called)) for text in heard)
     if missing or leaked:
         raise InvalidTraining(
             "assistant-only loss: a decoded sample shows that the marks do not lie on the assistant's words; "
@@ -122,3 +128,17 @@ def check_sample(tokenizer: Any, rows: TokenRows, line: ChatLine) -> str:
             param="data.chat_template",
         )
     return str(learned)
+
+
+def _plain(text: str) -> str:
+    """Without white space, which templates and tokenizers move."""
+    return "".join(text.split())
+
+
+def _written(arguments: str) -> tuple[str, str]:
+    """A tool's arguments as they came, and as a template writes them: parsed, and with all letters as they are."""
+    try:
+        parsed = msgspec.json.encode(msgspec.json.decode(arguments)).decode()
+    except (msgspec.DecodeError, RecursionError):
+        parsed = arguments
+    return _plain(arguments), _plain(parsed)

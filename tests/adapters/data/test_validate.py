@@ -48,6 +48,7 @@ def _file(folder: Path, lines: list[Any]) -> Path:
     return path
 
 
+DEEP = {"name": "look_up", "arguments": '{"a":' * 2_000 + "1" + "}" * 2_000}
 BROKEN: list[tuple[Any, str, str]] = [
     (b"\xff{}", "not_utf8", "line"),
     (b"{", "not_json", "line"),
@@ -69,6 +70,8 @@ BROKEN: list[tuple[Any, str, str]] = [
     ({"messages": [{"role": "user", "content": "\ud800 half of a pair"}, ANSWER]}, "not_json", "line"),
     ({"messages": [USER, {**ANSWER, "weight": 2}]}, "weight_value", "messages[1].weight"),
     ({"messages": [USER, {**ANSWER, "weight": True}]}, "weight_value", "messages[1].weight"),
+    ({"messages": [USER, {**ANSWER, "weight": [1]}]}, "weight_value", "messages[1].weight"),
+    ({"messages": [USER, {**ANSWER, "weight": {}}]}, "weight_value", "messages[1].weight"),
     ({"messages": [USER, {**ANSWER, "weight": 0}]}, "weights_all_zero", "messages"),
     ({"messages": [{**USER, "name": "Jane Doe"}, ANSWER]}, "name_value", "messages[0].name"),
     ({"messages": [USER]}, "no_assistant", "messages"),
@@ -82,6 +85,7 @@ BROKEN: list[tuple[Any, str, str]] = [
         "tool_arguments",
         "messages[1].tool_calls[0].function.arguments",
     ),
+    (_called({**CALL, "function": DEEP}), "tool_arguments", "messages[1].tool_calls[0].function.arguments"),
     ({"messages": [USER, CALLING]}, "tool_undeclared", "messages[1].tool_calls[0].function.name"),
     ({"messages": [USER, CALLING, ANSWER], "tools": [TOOL]}, "tool_call_unanswered", "messages[2]"),
     ({"messages": [USER, RESULT, ANSWER], "tools": [TOOL]}, "tool_reply_unmatched", "messages[1].tool_call_id"),

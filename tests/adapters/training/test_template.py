@@ -11,7 +11,7 @@ from adapters.training.errors import InvalidTraining
 from adapters.training.model import load_tokenizer
 from adapters.training.template import assistant_mask, marked_template
 from adapters.training.tokens import IGNORED, TokenRow, TokenRows, check_sample, read_chat, tokenize
-from adapters.types import ChatLine, Message, Role
+from adapters.types import ChatLine, FunctionCall, Message, Role, ToolCall
 from tests.support.training_data import BASE, chat_file
 
 CHATML = (
@@ -141,6 +141,51 @@ def test_a_sample_with_the_wrong_words_is_refused(tokenizer: Any) -> None:
     swapped = TokenRow(ids, [IGNORED if bit else token for token, bit in zip(ids, mask, strict=True)])
     with pytest.raises(InvalidTraining, match="a decoded sample shows"):
         check_sample(tokenizer, TokenRows([swapped]), line)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Message(Role.ASSISTANT, 'You asked: "How do I reset my password on the portal?" Open the settings.'),
+        Message(
+            Role.ASSISTANT,
+            tool_calls=(
+                ToolCall(
+                    "c1", FunctionCall("find", '{"text": "How do I reset my\\u0020password on the portal?", "most": 3}')
+                ),
+            ),
+        ),
+    ],
+    ids=["text", "tool call"],
+)
+def test_an_answer_that_quotes_the_question_is_learnt(answer: Message) -> None:
+    """Words of the user that the assistant says again are the assistant's; what stands beside them is still seen."""
+    question = "How do I reset my password on the portal?"
+    line = ChatLine((Message(Role.USER, question), answer))
+    written = answer.content or '{"name": "find", "arguments": {"text": "' + question + '", "most": 3}}'
+    learned = [ord(character) for character in written]
+    assert check_sample(Letters(), TokenRows([TokenRow(learned, learned)]), line) == written
+    leaked = ChatLine((Message(Role.USER, "And what else does the portal do?"), *line.messages))
+    more = [*learned, *map(ord, "And what else does the portal do?")]
+    with pytest.raises(InvalidTraining, match="a decoded sample shows"):
+        check_sample(Letters(), TokenRows([TokenRow(more, more)]), leaked)
+
+
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    @staticmethod
+    def decode(ids: list[int]) -> str:
+        """The text of these tokens."""
+        return "".join(map(chr, ids))
+
+
+def test_a_row_that_is_nested_too_deep_is_refused_by_line(tmp_path: Path) -> None:
+    """As any line that cannot be read."""
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"messages": [], "tools": [' + '{"a":' * 5_000 + "1" + "}" * 5_000 + "]}\n", encoding="utf-8")
+    with pytest.raises(InvalidTraining, match="line 1: is nested too deep"):
+        list(read_chat(path))
 
 
 def test_a_row_with_nothing_to_learn_is_refused_by_line(tokenizer: Any) -> None:
