@@ -1,4 +1,8 @@
-"""What the training API's answers mean when they are not success."""
+"""What the training API's answers mean when they are not success.
+
+A status alone proves nothing: an ingress or a proxy in front of the gateway says 404 or 409 as well. What ends work or
+a job is believed only with the gateway's envelope and the very code that it sends for that.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,11 @@ class GatewayError(SidecarError):
 
 
 class GatewayAway(GatewayError):
-    """No answer, several times in a row."""
+    """No answer of the gateway, as long as the lease could be alive."""
+
+
+class NotTaken(GatewayAway):
+    """The gateway is there, keeps the lease, and has not done this one thing for too long."""
 
 
 class TrainerRefused(GatewayError):
@@ -35,25 +43,34 @@ class Damaged(GatewayError):
     """The bytes that arrived are not the bytes that were sent."""
 
 
+_OTHERS_SAY = frozenset({401, 403, 404, 407, 408, 409, 421, 422, 423, 425})  # and it passes, or is set right
+
+
 def error_of(status: int, body: bytes) -> GatewayError:
     """What an error answer means for the trainer."""
-    code, message = _said(body)
-    if status in (401, 403):
-        return TrainerRefused("the gateway does not accept the trainer secret; give both sides the same one")
-    if status == 404 or (status == 409 and code == "job_finished"):
-        return JobOver(message)
-    if status == 409:
-        return LeaseLost(message)
-    if status == 422:
-        return Damaged(message)
     if status == 429 or status >= 500:
         return GatewayAway(f"the gateway answered {status}")
+    said = _said(body)
+    if said is None:
+        message = f"the answer {status} is not the training API's; is this the gateway's address?"
+        return GatewayAway(message) if status < 400 or status in _OTHERS_SAY else Disagreement(message)
+    code, message = said
+    match (status, code):
+        case (401, "invalid_api_key"):
+            return TrainerRefused("the gateway does not accept the trainer secret; give both sides the same one")
+        case (404, "fine_tune_not_found") | (409, "job_finished"):
+            return JobOver(message)
+        case (409, "lease_lost"):
+            return LeaseLost(message)
+        case (422, "digest_mismatch"):
+            return Damaged(message)
     return Disagreement(f"the gateway answered {status}: {message}")
 
 
-def _said(body: bytes) -> tuple[str, str]:
+def _said(body: bytes) -> tuple[str, str] | None:
+    """Code and message of OpenAI's envelope; None for anything else."""
     try:
         error = msgspec.json.decode(body)["error"]
-        return str(error.get("code")), str(error["message"])
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        return "", "an answer that is not the training API's; is this the gateway's address?"
+        return str(error["code"]), str(error["message"])
+    except (msgspec.DecodeError, RecursionError, KeyError, TypeError):
+        return None

@@ -65,6 +65,15 @@ class Claim(msgspec.Struct, frozen=True):
     checkpoint: CheckpointRef | None = None
 
 
+class Stop(msgspec.Struct, frozen=True):
+    """A job that has ended and is to be stopped at its provider, which has it by `provider_job`."""
+
+    job: str
+    provider: str
+    provider_job: str
+    lease: Lease
+
+
 class Beat(msgspec.Struct, frozen=True):
     """The answer to a heartbeat; an unknown command means: go on."""
 

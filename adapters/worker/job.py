@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from adapters.training.provenance import file_sha256
 from adapters.training.recipe import Recipe
 from adapters.training.servable import check_adapter
 from adapters.types import AdapterManifest
-from adapters.worker.lease import HeldLease
+from adapters.worker.lease import HeldLease, Sleep
 from adapters.worker.prepare import Prepared, prepare
 from adapters.worker.provider import at_provider
 from adapters.worker.recipes import recipe_for
@@ -51,6 +50,7 @@ class Job:
     settings: TrainerSettings
     claim: Claim
     lease: HeldLease
+    sleep: Sleep = asyncio.sleep
     number: int = 0
     untold: list[Event] = field(default_factory=list)
 
@@ -201,10 +201,6 @@ class Job:
         self.number += 1
         name = hashlib.sha256(f"{self.id}:{self.lease.token}:{self.number}".encode()).hexdigest()[:24]
         return Event(f"ftevent-{name}", int(time.time()), level, "metrics" if data else "message", message, data)
-
-    def forget(self) -> None:
-        """Remove everything of this job from the disk."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _is_there(path: Path, sha256: str) -> bool:

@@ -41,7 +41,7 @@ class HeldLease:
     total_steps: int | None = None
     seconds_left: float | None = None
     process: TrainingProcess | None = None
-    over: bool = False  # the job has ended: what runs elsewhere for it is to be stopped too
+    provider_job: str | None = None  # by which the job is found at its provider, from before it is started there
 
     @property
     def token(self) -> int:
@@ -60,7 +60,7 @@ class HeldLease:
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds_left": self.seconds_left,
-        }
+        } | ({} if self.provider_job is None else {"provider_job": self.provider_job})
 
 
 async def keep(
@@ -75,7 +75,6 @@ async def keep(
         except LeaseLost:
             return Verdict.LOST
         except JobOver:
-            held.over = True
             return Verdict.OVER
         except GatewayAway:
             if clock() - heard > held.lease.expires_in_seconds:
@@ -83,5 +82,4 @@ async def keep(
             continue
         heard, held.lease = clock(), answer.lease
         if answer.command in (Verdict.CANCEL, Verdict.PAUSE):
-            held.over = answer.command == Verdict.CANCEL
             return Verdict(answer.command)

@@ -9,6 +9,7 @@ import httpx2
 
 from adapters.gateway import TrainingApi
 from adapters.training.base_model import read_base
+from adapters.worker.folder import held
 from adapters.worker.loop import Worker
 from adapters.worker.settings import TrainerSettings
 
@@ -16,11 +17,16 @@ _TIMEOUT_SECONDS = 30.0
 
 
 async def run(settings: TrainerSettings) -> None:
-    """Work until SIGTERM or SIGINT; a base or a key that is not there is said before the first claim."""
+    """Work until SIGTERM or SIGINT; what is missing, or a folder in use, is said before the first claim."""
     for base in settings.bases.values():
         read_base(base.path)
     for provider in settings.providers.values():
         provider.key()
+    with held(settings.work, settings.name) as name:
+        await _work(settings.model_copy(update={"name": name}))
+
+
+async def _work(settings: TrainerSettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

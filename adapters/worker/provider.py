@@ -1,9 +1,10 @@
 """A claimed job on a provider's model: its files go there, it is started once, followed, and its model named.
 
 The lease is an ordinary one, and the job at the provider is known by the gateway's job id: a trainer that takes over,
-on whatever machine, finds the files by their hash and the job by its key, so nothing is uploaded or started twice. When
-the job ends here first, as by a cancellation, it is cancelled there; a pause only stops the following, for the
-provider's own work goes on.
+on whatever machine, finds the files by their hash and the job by its key, so nothing is uploaded or started twice. A
+provider that is away is asked again for as long as this trainer has the job: what it does has been paid for. The key is
+told to the gateway before anything is started, so that whatever ends the job here, it is cancelled there (`stops`). A
+pause only stops the following, for the provider's own work goes on.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from adapters.gateway import Completion, JobOver, JobSpec
+import structlog
+
+from adapters.gateway import Completion, JobSpec
 from adapters.gateway import Event as JobEvent
 from adapters.training.errors import BaseNotFound
-from adapters.training.provider_jobs.job import follow, result, start
+from adapters.training.provider_jobs.job import ENDED, follow, result, start
 from adapters.training.provider_jobs.journal import JobRequest, Journal
-from adapters.training.provider_jobs.provider import Event, Provider
+from adapters.training.provider_jobs.provider import Event, Lost, Provider
+from adapters.worker.lease import Sleep
 from adapters.worker.settings import ProviderSettings
 
 if TYPE_CHECKING:
     from adapters.worker.job import Job
+
+_log = structlog.get_logger(__name__)
+_NOT_BEGUN = frozenset({"", "queued", "validating_files"})  # a job that ends so has cost nothing
 
 
 async def at_provider(job: Job, name: str) -> Completion:
@@ -37,19 +44,28 @@ async def at_provider(job: Job, name: str) -> Completion:
     validation = await job.fetched(files.validation) if files.validation else None
     request = _request(job.claim.job, where, files.training.sha256, files.validation.sha256 if files.validation else "")
     journal = Journal(job.folder / "provider", request)
-    async with _provider(where) as provider:
-        try:
-            await start(provider, journal, training, validation)
+
+    async def pause(seconds: float) -> None:
+        if journal.record.status not in _NOT_BEGUN:
             job.lease.at("train")
-            async for event in follow(provider, journal, asyncio.sleep, where.poll_seconds):
-                await job.api.events(job.id, job.lease.token, [_event(job.id, event)])
-        except (asyncio.CancelledError, JobOver) as exc:
-            if (job.lease.over or isinstance(exc, JobOver)) and journal.record.job_id:
-                await provider.cancel(journal.record.job_id)
-            raise
+        await job.sleep(seconds)
+
+    job.lease.provider_job = request.key
+    await job.api.announce(job.id, job.lease.token, job.lease.beat())
+    async with connected(where, job.id, sleep=job.sleep) as provider:
+        await start(provider, journal, training, validation)
+        async for event in follow(provider, journal, pause, where.poll_seconds):
+            await job.api.events(job.id, job.lease.token, [_event(job.id, event)])
     job.lease.at("register")
     model, tokens = result(journal.record), journal.record.trained_tokens
     return await job.api.complete_at_provider(job.id, job.lease.token, model, tokens)
+
+
+async def cancel_there(provider: Provider, key: str) -> None:
+    """Cancel the job of this key, unless it is not there or has ended; ProviderAway or ProviderRefused."""
+    found = await provider.find_job(key)
+    if found and (await provider.state(found)).status not in ENDED:
+        await provider.cancel(found)
 
 
 def _request(job: JobSpec, where: ProviderSettings, training_sha256: str, validation_sha256: str) -> JobRequest:
@@ -78,8 +94,14 @@ def _event(job_id: str, event: Event) -> JobEvent:
 
 
 @asynccontextmanager
-async def _provider(where: ProviderSettings) -> AsyncIterator[Provider]:
+async def connected(
+    where: ProviderSettings, job: str, *, tries: int | None = None, sleep: Sleep = asyncio.sleep
+) -> AsyncIterator[Provider]:
+    """The provider, for a job of ours; asked for ever unless `tries` says how often."""
     from openai import AsyncOpenAI
 
+    def lost(exc: Lost) -> None:
+        _log.warning("provider_away", job=job, reason=str(exc))
+
     async with AsyncOpenAI(api_key=where.key(), base_url=where.base_url) as client:
-        yield Provider(client)
+        yield Provider(client, sleep=sleep, tries=tries, on_lost=lost)

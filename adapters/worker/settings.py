@@ -44,8 +44,12 @@ class TrainerSettings(_Section):
 
     gateway: Url = Field(description="Address of the gateway, without a path.")
     secret_env: str = Field(default="TUNEGATE_TRAINER_SECRET", description="Environment variable with the secret.")
-    name: str = Field(default_factory=socket.gethostname, min_length=1, description="Name in logs; unique per trainer.")
-    work: Path = Field(description="Folder for files, checkpoints and adapters under way; survives a restart.")
+    name: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        description="Beginning of its name in logs; the work folder keeps the rest, which no other trainer has.",
+    )
+    work: Path = Field(description="Folder of this trainer alone, for files and checkpoints; survives a restart.")
     bases: dict[str, BaseSettings] = Field(min_length=1, description="Base models by their served name.")
     providers: dict[str, ProviderSettings] = Field(default={}, description="Providers by the gateway's names of them.")
     poll_seconds: int = Field(default=20, ge=0, le=30, description="How long one question for a job may wait, in s.")

@@ -1,7 +1,8 @@
 """The gateway's half of docs/training-api.md over real HTTP, in memory: leases, fencing tokens, blobs, versions.
 
 It implements the page and nothing more. Tests look at its state and make trouble by name: `away` answers 503 for a
-while, `expire` ends a lease, `command` is what heartbeats answer, `hold` keeps a request waiting.
+while, `expire` ends a lease, `command` is what heartbeats answer, `hold` keeps a request waiting, `refuse` has
+refusals by request, `elsewhere` the statuses that another server at its address answers instead.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class FakeTrainingApi:
     cut_downloads: int = 0
     damage_uploads: int = 0
     hold: str = ""
+    refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
+    elsewhere: list[int] = field(default_factory=list)
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -125,31 +128,39 @@ class FakeTrainingApi:
         self.requests[name] += 1
         while self.hold and self.hold in f"{request.method} {request.path}":
             await asyncio.sleep(0.02)
+        if self.elsewhere:
+            return web.Response(status=self.elsewhere.pop(0), text="default backend")
         try:
-            self._check_caller(request)
+            self._check_caller(request, name)
             answer: web.StreamResponse = await handler(request)
         except Refusal as exc:
             error = {"message": exc.code, "type": "invalid_request_error", "param": None, "code": exc.code}
             return web.json_response({"error": error}, status=exc.status)
         return answer
 
-    def _check_caller(self, request: web.Request) -> None:
+    def _check_caller(self, request: web.Request, name: str) -> None:
         if request.headers.get("authorization") != f"Bearer {SECRET}":
             raise Refusal(401, "invalid_api_key")
         if self.away > 0:
             self.away -= 1
             raise Refusal(503, "server_is_overloaded")
+        if name in self.refuse:
+            raise Refusal(*self.refuse[name])
 
     def _held(self, request: web.Request) -> FakeJob:
         """The fence: only the current token may do anything."""
         job = self.jobs.get(request.match_info["job"])
         if job is None:
-            raise Refusal(404, "not_found")
-        if job.status != "running":
+            raise Refusal(404, "fine_tune_not_found")
+        if job.status not in ("queued", "running", "paused"):
             raise Refusal(409, "job_finished")
-        if request.headers.get("x-fencing-token") != str(job.token):
+        if job.status != "running" or self._token(request) != str(job.token):
             raise Refusal(409, "lease_lost")
         return job
+
+    @staticmethod
+    def _token(request: web.Request) -> str | None:
+        return request.headers.get("x-fencing-token")
 
     async def _claim(self, request: web.Request) -> web.Response:
         asked = await request.json()
@@ -286,6 +297,9 @@ class FakeTrainingApi:
         return web.Response(status=204)
 
     async def _release(self, request: web.Request) -> web.Response:
+        known = self.jobs.get(request.match_info["job"])
+        if known is not None and known.status in ("queued", "paused") and self._token(request) == str(known.token):
+            return web.Response(status=204)
         job = self._held(request)
         job.status = "paused" if job.command == "pause" else "queued"
         job.spec["attempt"] -= 1

@@ -15,7 +15,6 @@ from adapters.training.provider_jobs.journal import Journal, Record
 from adapters.training.provider_jobs.provider import Event, Lost, Provider, Sleep
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})  # anything else, known or not, may still go on
-_TRIES = 4
 
 
 async def start(provider: Provider, journal: Journal, training: Path, validation: Path | None) -> Record:
@@ -33,15 +32,15 @@ async def start(provider: Provider, journal: Journal, training: Path, validation
 async def ensure_file(provider: Provider, path: Path) -> str:
     """The id of the file at the provider, uploaded if it is not there."""
     name, size = _identity(path)
-    for _ in range(_TRIES):
+    for attempt in provider.attempts():
         found = await provider.find_file(name, size)
         if found is not None:
             return found
         try:
             return await provider.upload(path, name)
-        except Lost:
-            continue  # it may have arrived: look before sending again
-    raise ProviderAway(f"{path.name} could not be uploaded in {_TRIES} tries; run the same command again")
+        except Lost as exc:  # it may have arrived: look before sending again
+            await provider.lost(attempt, exc)
+    raise ProviderAway(f"{path.name} could not be uploaded; run the same command again")
 
 
 def _identity(path: Path) -> tuple[str, int]:
@@ -50,15 +49,15 @@ def _identity(path: Path) -> tuple[str, int]:
 
 
 async def _ensure_job(provider: Provider, record: Record) -> str:
-    for _ in range(_TRIES):
+    for attempt in provider.attempts():
         found = await provider.find_job(record.request.key)
         if found is not None:
             return found
         try:
             return await provider.start(record.request, record.training_file, record.validation_file)
-        except Lost:
-            continue  # it may have started: look before asking again
-    raise ProviderAway(f"the job could not be started in {_TRIES} tries; run the same command again")
+        except Lost as exc:  # it may have started: look before asking again
+            await provider.lost(attempt, exc)
+    raise ProviderAway("the job could not be started; run the same command again")
 
 
 async def follow(

@@ -2,13 +2,14 @@
 
 The SDK's own retries are off: it would repeat a POST whose answer was lost, and start a job twice. Questions are
 repeated here with growing pauses; of the two that change something, only the caller knows how to look before asking
-again.
+again. How often is for whoever waits to say: a command gives up, a trainer asks for as long as it has the job.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,21 +53,43 @@ class Lost(Exception):
 
 
 class Provider:
-    """An OpenAI-compatible fine-tuning service."""
+    """An OpenAI-compatible fine-tuning service.
 
-    def __init__(self, client: AsyncOpenAI, *, sleep: Sleep = asyncio.sleep, tries: int = 6) -> None:
+    `tries` in a row without an answer are enough; None: it is asked for ever, and whoever asks is cancelled. `on_lost`
+    hears of each.
+    """
+
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        tries: int | None = 6,
+        on_lost: Callable[[Lost], None] = lambda _: None,
+    ) -> None:
         self._client = client.with_options(max_retries=0)
         self._sleep = sleep
         self._tries = tries
+        self._on_lost = on_lost
+
+    def attempts(self) -> Iterator[int]:
+        """The numbers of the tries that a request has."""
+        return itertools.count() if self._tries is None else iter(range(self._tries))
+
+    async def lost(self, attempt: int, exc: Lost) -> None:
+        """Tell of a try without an answer, and wait, longer with every one (at most 30 s)."""
+        self._on_lost(exc)
+        await self._sleep(min(30.0, 0.5 * 2 ** min(attempt, 6)))
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """Repeat a question that changes nothing until it is answered; ProviderAway after `tries` in a row."""
-        for attempt in range(self._tries):
+        last: Lost | None = None
+        for attempt in self.attempts():
             try:
                 return await self._once(question)
             except Lost as exc:
                 last = exc
-                await self._sleep(min(30.0, 0.5 * 2**attempt))
+                await self.lost(attempt, exc)
         raise ProviderAway(
             f"the provider did not answer {self._tries} times ({last}); run the same command again"
         ) from last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,12 +26,19 @@ from adapters.gateway import (
 from adapters.gateway.errors import Damaged, error_of
 from adapters.training.artifact import pack
 from adapters.training.errors import InvalidRecipe, InvalidTraining
-from adapters.worker.lease import HeldLease, Verdict, keep
+from adapters.worker.lease import HeldLease, Sleep, Verdict, keep
 from adapters.worker.prepare import prepare
 from adapters.worker.recipes import recipe_for
 from adapters.worker.settings import BaseSettings, load_trainer
 from tests.support.fake_training_api import SECRET, FakeTrainingApi
 from tests.support.training_data import chat_file
+
+
+def said(code: str) -> bytes:
+    """An error in the gateway's envelope."""
+    error = {"message": "in words", "type": "invalid_request_error", "param": None, "code": code}
+    return json.dumps({"error": error}).encode()
+
 
 TINY = BaseSettings(path=Path("/models/tiny"), recipe="tiny-cpu", recipes={"big": "lora-70b-fsdp2"})
 
@@ -131,9 +139,28 @@ def test_files_are_prepared_in_one_form_and_hashed(tmp_path: Path) -> None:
     assert '"content":"Hi"' in made.train.read_text(encoding="utf-8")
     again = prepare(train, None, tmp_path / "two", minimum=10, characters_max=1000)
     other = prepare(
-        train, chat_file(tmp_path / "v.jsonl", count=2), tmp_path / "three", minimum=10, characters_max=1000
+        train,
+        chat_file(tmp_path / "v.jsonl", count=2, said="No, {}"),
+        tmp_path / "three",
+        minimum=10,
+        characters_max=1000,
     )
     assert made.sha256 == again.sha256 != other.sha256
+
+
+def test_validation_rows_that_are_trained_on_are_refused_by_line(tmp_path: Path) -> None:
+    """Whatever form they are written in: they would measure what was learnt by heart."""
+    train = chat_file(tmp_path / "t.jsonl", count=12)
+    valid = chat_file(tmp_path / "v.jsonl", count=2, said="No, {}")
+    (asked, answer) = json.loads(train.read_text(encoding="utf-8").splitlines()[4])["messages"][-2:]
+    other = {"content": [{"type": "text", "text": answer["content"]}], "role": "assistant", "name": None}
+    before = json.loads(train.read_text(encoding="utf-8").splitlines()[4])["messages"][:-2]
+    with valid.open("a", encoding="utf-8") as out:
+        out.write(json.dumps({"tools": None, "messages": [*before, asked, other]}) + "\n")
+    with pytest.raises(InvalidTraining, match="1 of its 3 rows can also be found in the training file") as caught:
+        prepare(train, valid, tmp_path / "out", minimum=10, characters_max=1000)
+    assert "v.jsonl:3: is the same as the training file's t.jsonl:5" in str(caught.value)
+    assert (caught.value.code, caught.value.param) == ("invalid_validation_file", "validation_file")
 
 
 def test_a_bad_validation_file_is_named_as_such(tmp_path: Path) -> None:
@@ -148,19 +175,27 @@ def test_a_bad_validation_file_is_named_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (401, b"{}", TrainerRefused),
-        (404, b"{}", JobOver),
-        (409, b'{"error": {"code": "job_finished", "message": "done"}}', JobOver),
-        (409, b'{"error": {"code": "lease_lost", "message": "gone"}}', LeaseLost),
-        (409, b"<html>", LeaseLost),
-        (422, b"[]", Damaged),
+        (401, said("invalid_api_key"), TrainerRefused),
+        (404, said("fine_tune_not_found"), JobOver),
+        (404, said("not_found"), Disagreement),  # a file or a blob
+        (409, said("job_finished"), JobOver),
+        (409, said("lease_lost"), LeaseLost),
+        (409, said("conflict"), Disagreement),  # as of a version that is marked failed
+        (422, said("digest_mismatch"), Damaged),
         (429, b"", GatewayAway),
         (503, b"", GatewayAway),
-        (400, b'{"error": {"code": "invalid_value", "message": "no such field"}}', Disagreement),
+        (400, said("invalid_value"), Disagreement),
+        (302, b"<html>sign in</html>", GatewayAway),
+        (401, b"<html>", GatewayAway),
+        (404, b"default backend - 404", GatewayAway),
+        (404, b'{"error": "not found"}', GatewayAway),
+        (409, b"<html>", GatewayAway),
+        (409, b"[" * 100_000, GatewayAway),
+        (413, b"<html>413 Request Entity Too Large</html>", Disagreement),
     ],
 )
 def test_an_answer_means_what_the_page_says(status: int, body: bytes, kind: type[GatewayError]) -> None:
-    """Whatever stands in front of the gateway."""
+    """Whatever stands in front of the gateway: only its own words end a job or a trainer."""
     assert type(error_of(status, body)) is kind
 
 
@@ -180,11 +215,11 @@ class Clock:
 
 
 @asynccontextmanager
-async def connected(fake: FakeTrainingApi, clock: Clock) -> AsyncIterator[TrainingApi]:
+async def connected(fake: FakeTrainingApi, clock: Clock, sleep: Sleep | None = None) -> AsyncIterator[TrainingApi]:
     """A client of the fake whose pauses take no time."""
     headers = {"authorization": f"Bearer {SECRET}"}
     async with httpx2.AsyncClient(base_url=fake.url, headers=headers) as client:
-        yield TrainingApi(client, sleep=clock.sleep)
+        yield TrainingApi(client, sleep=sleep or clock.sleep, clock=clock)
 
 
 async def test_a_silent_gateway_is_given_up_after_the_lease_and_not_before() -> None:
