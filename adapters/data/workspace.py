@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from adapters.data.storage import full_disk_in_words, write_bytes
 from adapters.errors import StageError
+from adapters.locking import locked
 from adapters.settings import Redaction, secret
 
 _KEY_BYTES = 32
@@ -34,13 +34,11 @@ def open_workspace(home: Path, redaction: Redaction) -> Iterator[Workspace]:
     """Hold the work folder; a second writer is refused. The kernel frees the lock of a killed one."""
     with full_disk_in_words(home):
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (home / ".lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageError(
-                f"{home}: another run is at work there; wait for its end, or choose another --home"
-            ) from None
+    try:
+        lock = locked(home)
+    except BlockingIOError:
+        raise StageError(f"{home}: another run is at work there; wait for its end, or choose another --home") from None
+    with lock:
         yield Workspace(home, _key(home, redaction))
 
 

@@ -7,7 +7,6 @@ with a lock.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import secrets
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adapters.errors import ConfigurationError
+from adapters.locking import locked
 
 _MARK = re.compile(r"[0-9a-f]{8}")
 _NAME_CHARACTERS = 180  # of the 200 that the gateway takes
@@ -28,16 +28,14 @@ def held(work: Path, name: str) -> Iterator[str]:
     """
     try:
         work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (work / ".lock").open("wb")
+        lock = locked(work)
+    except BlockingIOError:
+        raise ConfigurationError(
+            f"work: {work} is the folder of another trainer that is running; give each trainer one of its own"
+        ) from None
     except OSError as exc:
         raise ConfigurationError(f"work: {work} cannot be written ({exc.strerror}); give another folder") from exc
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"work: {work} is the folder of another trainer that is running; give each trainer one of its own"
-            ) from None
         yield f"{name[:_NAME_CHARACTERS]}-{_kept(work / '.name')}"
 
 

@@ -134,11 +134,6 @@ def read_usage(body: bytes) -> Usage | None:
     return valid_usage(whole.usage)
 
 
-def emitted_text(body: bytes) -> str:
-    """The text that a whole JSON answer says, of all choices; none for embeddings."""
-    return _text(body)
-
-
 class Emitted:
     """The text that a stream has emitted so far, decoded as late as possible."""
 
@@ -167,7 +162,7 @@ class Emitted:
         self._raw.clear()
         self._raw_bytes = 0
         for line in lines:
-            text = _text(line[5:]) if line.startswith(b"data:") else ""
+            text = emitted_text(line[5:]) if line.startswith(b"data:") else ""
             if not text:
                 continue
             self._events += 1
@@ -176,7 +171,8 @@ class Emitted:
                 self._chars += len(text)
 
 
-def _text(data: bytes) -> str:
+def emitted_text(data: bytes) -> str:
+    """The text of all choices in a stream's event or a whole answer; none in an embedding, or in what is no JSON."""
     try:
         choices = _TEXTS.decode(data).choices
     except UNREADABLE:

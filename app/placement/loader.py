@@ -98,7 +98,8 @@ class AdapterLoader:
 
     def refuses(self, replica: Replica, name: str) -> bool:
         """Whether the server has refused this version lately: it is not asked again yet."""
-        return self._clock() < self._refused.get((replica.url, name), (0.0, None))[0]
+        refused = self._refused.get((replica.url, name))
+        return refused is not None and self._clock() < refused[0]
 
     def is_loading(self, replica: Replica) -> bool:
         """Whether a load is under way on this server."""

@@ -181,9 +181,8 @@ class ReplicaPlacement:
 
     async def _first_that_can(self, replicas: ReplicaSet, target: Target, affinity: str, until: float) -> Replica:
         adapter = None if target.adapter is None else target.adapter.id
-        refuses = f"The pool '{target.upstream}' cannot load the adapter version '{adapter}'."
         avoid = [url for url, one in replicas.replicas.items() if adapter and self._loader.refuses(one, adapter)]
-        message = refuses if avoid else f"No server of the pool '{target.upstream}' answers."
+        message = _refused(target) if avoid else f"No server of the pool '{target.upstream}' answers."
         most = len(avoid) + REPLICAS_TO_TRY
         while len(avoid) < most and replicas.any_left(avoid=avoid):
             replica = replicas.choose(adapter, affinity, avoid=avoid)
@@ -193,7 +192,7 @@ class ReplicaPlacement:
             try:
                 await self._enter(replicas, replica, target, until)
             except InvalidAdapter:
-                message = refuses
+                message = _refused(target)
             except ReplicaError:
                 message = "The model could not be loaded just now."
             else:
@@ -243,6 +242,10 @@ async def _again_and_again(job: Callable[[], Awaitable[None]], seconds: float) -
     while True:
         await asyncio.sleep(seconds)
         await job()
+
+
+def _refused(target: Target) -> str:
+    return f"The pool '{target.upstream}' cannot load the adapter version '{_model(target)}'."
 
 
 def _model(target: Target) -> str:

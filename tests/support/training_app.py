@@ -20,11 +20,13 @@ from app.api.fine_tuning.services import FileLimits, TrainingServices
 from app.auth.api_keys import bearer
 from app.errors import Unauthenticated
 from app.routing.prices import PriceList
-from app.storage.administration import tenants
+from app.storage.administration import routes, tenants
 from app.storage.administration.change import changing
+from app.storage.administration.routes import StoredRoute
 from app.storage.administration.tenants import Tenant
 from app.storage.objects.local import LocalObjects
 from app.storage.policy import PolicyReader
+from app.storage.spec import RouteJson, TargetJson, VariantJson
 from app.storage.tuning.jobs import Budget
 from app.storage.tuning.leases import Terms
 from app.types import Limits, Operation, Pool, Price, Principal
@@ -75,6 +77,15 @@ class TrainingApp:
         await self.policy.refresh()
         self.principals[name] = Principal(name, None, f"key_{name}", ALL, None, ())
         return self.client(name)
+
+    async def tenant_at_provider(self, name: str, model: str = "gpt") -> httpx2.AsyncClient:
+        """A new tenant whose route `theirs` is a provider's model, and its client."""
+        client = await self.tenant(name)
+        arm = VariantJson(name="only", weight=1, target=TargetJson(provider=self.provider, model=model))
+        async with changing(self.engine) as change:
+            await routes.put(change, StoredRoute("theirs", name, RouteJson(variants=[arm])))
+        await self.policy.refresh()
+        return client
 
     def client(self, key: str | None, **services: Any) -> httpx2.AsyncClient:
         """A client with this key; `services` replaces parts of the application for it."""

@@ -8,10 +8,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.storage.administration import routes
-from app.storage.administration.change import changing
-from app.storage.administration.routes import StoredRoute
-from app.storage.spec import RouteJson, TargetJson, VariantJson
 from app.storage.tuning import leases
 from app.storage.tuning.progress import BEGUN, Progress, told_by
 from app.storage.tuning.sweeper import Sweeper
@@ -25,13 +21,7 @@ ESTIMATE = 300  # 400 bytes, three epochs
 @pytest.fixture
 async def acme(app: TrainingApp) -> httpx2.AsyncClient:
     """A tenant of the test's own, with a route to a provider's model."""
-    tenant = f"charge{next(_numbers)}"
-    client = await app.tenant(tenant)
-    arm = VariantJson(name="only", weight=1, target=TargetJson(provider=app.provider, model="gpt"))
-    async with changing(app.engine) as change:
-        await routes.put(change, StoredRoute("theirs", tenant, RouteJson(variants=[arm])))
-    await app.policy.refresh()
-    return client
+    return await app.tenant_at_provider(f"charge{next(_numbers)}")
 
 
 async def taken(app: TrainingApp) -> tuple[str, httpx2.AsyncClient]:

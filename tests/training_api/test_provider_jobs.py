@@ -16,10 +16,6 @@ import pytest
 from adapters.gateway import TrainingApi
 from adapters.worker.loop import Worker
 from adapters.worker.settings import TrainerSettings
-from app.storage.administration import routes
-from app.storage.administration.change import changing
-from app.storage.administration.routes import StoredRoute
-from app.storage.spec import RouteJson, TargetJson, VariantJson
 from app.storage.tuning.leases import Terms
 from app.types import ProviderTarget
 from tests.support.fake_finetuning import FakeFineTuning
@@ -103,11 +99,7 @@ async def there(app: TrainingApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A provider over HTTP."""
     monkeypatch.setenv("KEY", "sk-test")
     tenant = f"prov{next(_numbers)}"
-    client = await app.tenant(tenant)
-    arm = VariantJson(name="only", weight=1, target=TargetJson(provider=app.provider, model="gpt-4o-mini"))
-    async with changing(app.engine) as change:
-        await routes.put(change, StoredRoute("theirs", tenant, RouteJson(variants=[arm])))
-    await app.policy.refresh()
+    client = await app.tenant_at_provider(tenant, "gpt-4o-mini")
     async with FakeFineTuning() as provider:
         yield There(app, client, tenant, provider, tmp_path)
 

@@ -9,10 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.storage.administration import routes, tenants
+from app.storage.administration import tenants
 from app.storage.administration.change import changing
-from app.storage.administration.routes import StoredRoute
-from app.storage.spec import RouteJson, TargetJson, VariantJson
 from app.storage.tuning.sweeper import Sweeper
 from tests.support.training_app import TrainingApp
 
@@ -24,13 +22,7 @@ KEY = "what-the-trainer-finds-it-by"
 @pytest.fixture
 async def acme(app: TrainingApp) -> httpx2.AsyncClient:
     """A tenant of the test's own, with a route to a provider's model."""
-    tenant = f"stop{next(_numbers)}"
-    client = await app.tenant(tenant)
-    arm = VariantJson(name="only", weight=1, target=TargetJson(provider=app.provider, model="gpt"))
-    async with changing(app.engine) as change:
-        await routes.put(change, StoredRoute("theirs", tenant, RouteJson(variants=[arm])))
-    await app.policy.refresh()
-    return client
+    return await app.tenant_at_provider(f"stop{next(_numbers)}")
 
 
 async def begun(app: TrainingApp, client: httpx2.AsyncClient) -> tuple[dict[str, Any], httpx2.AsyncClient]:
